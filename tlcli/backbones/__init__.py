@@ -1,0 +1,1 @@
+"""Names to pretrained networks; knows nothing of tasks."""

@@ -1,0 +1,1 @@
+"""Words in, words out: the only place that knows Typer and rich."""

@@ -1,0 +1,35 @@
+"""The pixels a backbone wants to see, decided by its weights and stored with every run."""
+
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+CropMode = Literal["center", "squash", "border"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preprocessing:
+    """How a picture becomes the input of one particular backbone.
+
+    Sizes are (height, width) in pixels; mean and std are per channel for values in 0..1.
+    """
+
+    input_size: tuple[int, int]
+    """What the backbone sees."""
+    resize_size: tuple[int, int]
+    """What a picture is resized to before the crop, see `crop_mode`."""
+    crop_mode: CropMode = "center"
+    """`center`: short side to `resize_size`, then the middle; `squash`: both sides exactly,
+    then the middle; `border`: long side to `resize_size`, then the middle, padded."""
+    interpolation: str = "bilinear"
+    """Pillow's filter: nearest, bilinear, bicubic, lanczos, box or hamming."""
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain values for `model.json`."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> "Preprocessing":
+        """Rebuild from `to_json`, lists back to tuples."""
+        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})

@@ -1,0 +1,1 @@
+"""How a model is trained and judged; prints nothing, writes no run files."""

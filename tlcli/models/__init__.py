@@ -1,0 +1,1 @@
+"""What is trained: a backbone with a head, and which parts of it move."""

@@ -1,0 +1,1 @@
+"""One module per subcommand: where config, data, models, engine and results meet."""
