@@ -32,4 +32,7 @@ class Preprocessing:
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> "Preprocessing":
         """Rebuild from `to_json`, lists back to tuples."""
-        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+        plain: dict[str, Any] = {
+            key: tuple(value) if isinstance(value, list) else value for key, value in values.items()
+        }
+        return cls(**plain)

@@ -1,0 +1,88 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tlcli.results.figures import (
+    draw_confusion_matrix,
+    draw_training_curves,
+    most_confused,
+    row_shares,
+)
+from tlcli.results.records import Row
+
+
+def drawn_size(path: Path) -> tuple[int, int]:
+    with Image.open(path) as image:
+        image.load()
+        assert image.format == "PNG"
+        return image.size
+
+
+@pytest.mark.parametrize("num_classes", [1, 2, 12, 60, 120, 1001])
+def test_draw_confusion_matrix__any_number_of_classes(tmp_path: Path, num_classes: int) -> None:
+    counts = np.eye(num_classes, dtype=np.int64) * 5
+    counts[0] = 0  # a class without images
+    labels = [f"{'very ' * 8}long name {i}" for i in range(num_classes)]
+    path = tmp_path / "m.png"
+    draw_confusion_matrix(path, counts=counts, labels=labels, title="test")
+    width, height = drawn_size(path)
+    assert 300 < width < 4500
+    assert 300 < height < 4500
+
+
+def test_draw_confusion_matrix__names_that_look_like_formulas(tmp_path: Path) -> None:
+    path = tmp_path / "m.png"
+    labels = [r"$\frac{", "$_{x$ ^"]
+    draw_confusion_matrix(path, counts=np.eye(2, dtype=int), labels=labels, title="$x_{ $")
+    assert drawn_size(path) > (300, 300)
+
+
+def test_draw_confusion_matrix__colours_follow_the_row_shares(tmp_path: Path) -> None:
+    def darkness(counts: list[list[int]]) -> float:
+        path = tmp_path / "m.png"
+        draw_confusion_matrix(path, counts=np.array(counts), labels=["a", "b"], title="")
+        with Image.open(path) as image:
+            return 255 - float(np.asarray(image.convert("L")).mean())
+
+    assert darkness([[9, 0], [0, 1]]) == pytest.approx(darkness([[1, 0], [0, 9]]), rel=0.01)
+    assert darkness([[9, 0], [0, 9]]) > 1.2 * darkness([[0, 0], [0, 9]])
+
+
+def test_row_shares__sum_to_one_and_nan_without_images() -> None:
+    shares = row_shares(np.array([[1, 3], [0, 0]]))
+    np.testing.assert_array_equal(shares, [[0.25, 0.75], [np.nan, np.nan]])
+
+
+def test_most_confused__highest_first_without_the_diagonal() -> None:
+    counts = np.array([[50, 2, 0], [7, 50, 2], [0, 0, 50]])
+    assert most_confused(counts, limit=20) == [(1, 0), (0, 1), (1, 2)]
+    assert most_confused(counts, limit=1) == [(1, 0)]
+    assert counts[0, 0] == 50
+
+
+def curve_rows(num_epochs: int) -> list[Row]:
+    return [
+        {"epoch": e, "phase": 1 + e // 3, "train/loss": 1 / e, "val/loss": None, "val/top1": 0.5}
+        for e in range(1, num_epochs + 1)
+    ]
+
+
+@pytest.mark.parametrize("num_epochs", [1, 7])
+def test_draw_training_curves__writes_a_png(tmp_path: Path, num_epochs: int) -> None:
+    draw_training_curves(tmp_path / "c.png", rows=curve_rows(num_epochs))
+    assert drawn_size(tmp_path / "c.png") > (500, 500)
+
+
+def test_draw_training_curves__marks_phases(tmp_path: Path) -> None:
+    rows = curve_rows(7)
+    draw_training_curves(tmp_path / "phases.png", rows=rows)
+    draw_training_curves(tmp_path / "one.png", rows=[{**row, "phase": 1} for row in rows])
+    assert (tmp_path / "phases.png").read_bytes() != (tmp_path / "one.png").read_bytes()
+
+
+@pytest.mark.parametrize("rows", [[], curve_rows(2)])
+def test_draw_training_curves__nothing_to_draw(tmp_path: Path, rows: list[Row]) -> None:
+    with pytest.raises(ValueError, match="no epochs with val/map to draw"):
+        draw_training_curves(tmp_path / "c.png", rows=rows, metric="val/map")

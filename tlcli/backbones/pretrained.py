@@ -1,0 +1,208 @@
+"""From `--model` and `--weights` to a network with weights: published, installed, a file or none."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from torch import nn
+
+from tlcli.backbones import installed_weights, weight_files
+from tlcli.backbones.catalog import SOURCES, BackboneName, list_backbones, parse_backbone_name
+from tlcli.backbones.protocol import Backbone, BackboneSource, LoadedWeights, head_width
+from tlcli.backbones.stages import find_stages
+from tlcli.errors import ModelError, WeightsError
+
+NO_WEIGHTS = "none"
+DEFAULT_WEIGHTS = "default"
+
+
+@dataclass(frozen=True, kw_only=True)
+class WeightsChoice:
+    """What `--weights` means for one model: random, a published tag, or a file."""
+
+    kind: Literal["none", "tag", "file"]
+    tag: str | None = None
+    path: Path | None = None
+
+    def __str__(self) -> str:
+        return str(self.path or self.tag or NO_WEIGHTS)
+
+
+def choose_weights(name: BackboneName, weights: str) -> WeightsChoice:
+    """Decide what `weights` means for a model.
+
+    Args:
+        name: The model, possibly with a tag of its own.
+        weights: `default`, `none`, a tag, or the path of a file.
+
+    Raises:
+        WeightsError: For an unknown tag, a missing file, or a model without published weights.
+    """
+    if weights == NO_WEIGHTS:
+        return WeightsChoice(kind="none")
+    tags = [tag.name for tag in SOURCES[name.source].tags(name.architecture)]
+    wanted = (name.tag if weights == DEFAULT_WEIGHTS else weights) or (tags[0] if tags else None)
+    if wanted is None:
+        raise WeightsError(
+            f"Nobody published weights for {name}. Use --weights none or --weights FILE."
+        )
+    if wanted in tags:
+        return WeightsChoice(kind="tag", tag=wanted)
+    path = Path(wanted).expanduser()
+    if path.is_file():
+        return WeightsChoice(kind="file", path=path)
+    looks_like_file = path.suffix in weight_files.SUFFIXES or "/" in wanted
+    problem = "is no file here" if looks_like_file else f"is no weight tag of {name}"
+    offers = ", ".join(["default", "none", *tags])
+    raise WeightsError(f"--weights '{wanted}' {problem}. There are: {offers}, or a file.")
+
+
+def find_weights(name: BackboneName, tag: str) -> Path | None:
+    """Return the file of a published tag if this machine has it, without opening a socket."""
+    installed = installed_weights.find(str(name), tag=tag)
+    return installed or SOURCES[name.source].cached_weights(name.architecture, tag=tag)
+
+
+def available_here() -> list[str]:
+    """Return `source/architecture.tag` of all published weights that lie on this machine."""
+    names = (parse_backbone_name(text) for text in list_backbones())
+    return [
+        f"{name}.{tag.name}"
+        for name in names
+        for tag in SOURCES[name.source].tags(name.architecture)
+        if find_weights(name, tag.name)
+    ]
+
+
+def build_untrained(name: BackboneName, *, weights: WeightsChoice) -> Backbone:
+    """Build a model in the shape its weights would give it, without looking for them."""
+    source = SOURCES[name.source]
+    tag = weights.tag or name.tag
+    network = source.build(name.architecture, tag=tag, num_classes=None)
+    return _describe(
+        name, network, source=source, tag=tag, shape_tag=tag, weights=LoadedWeights(tag=NO_WEIGHTS)
+    )
+
+
+def create_backbone(
+    text: str, *, weights: str = DEFAULT_WEIGHTS, offline: bool = False
+) -> Backbone:
+    """Build the model called `text` and load its weights.
+
+    Args:
+        text: For example `timm/resnet18.a1_in1k`, `torchvision/resnet50`, or `resnet50`.
+        weights: `default`, `none`, a published tag, or the path of a file.
+        offline: Never open a socket; what is not on this machine is an error.
+
+    Raises:
+        ModelError: If there is no such model.
+        WeightsError: If the weights are not to be had or do not fit.
+    """
+    name = parse_backbone_name(text)
+    choice = choose_weights(name, weights)
+    if choice.kind == "none":
+        return build_untrained(name, weights=choice)
+    if choice.path is not None:
+        return _from_file(name, choice.path)
+    assert choice.tag is not None
+    return _from_tag(name, choice.tag, offline=offline)
+
+
+def _from_tag(name: BackboneName, tag: str, *, offline: bool) -> Backbone:
+    source = SOURCES[name.source]
+    package = installed_weights.read(str(name), tag=tag)
+    if package is not None:
+        network = source.build(name.architecture, tag=tag, num_classes=None)
+        weight_files.load_state(network, package.tensors, head_names=(), origin=str(package.path))
+        loaded = LoadedWeights(
+            tag=tag, path=str(package.path), sha256=package.sha256, remarks=package.remarks
+        )
+    else:
+        path = find_weights(name, tag) or _download(name, tag, offline=offline)
+        network = source.load_published(name.architecture, tag=tag, path=path)
+        loaded = LoadedWeights(tag=tag, path=str(path), sha256=weight_files.sha256_of(path))
+    return _describe(name, network, source=source, tag=tag, shape_tag=tag, weights=loaded)
+
+
+def _download(name: BackboneName, tag: str, *, offline: bool) -> Path:
+    problem = "--offline is set and they are not on this machine."
+    if not offline:
+        try:
+            return SOURCES[name.source].download_weights(name.architecture, tag=tag)
+        except WeightsError as error:
+            problem = str(error)
+    here = ", ".join(available_here()) or "none"
+    raise WeightsError(
+        f"Weights '{tag}' of {name} are not to be had: {problem} "
+        f"Weights on this machine: {here}. Or use --weights FILE, or --weights none."
+    )
+
+
+def _from_file(name: BackboneName, path: Path) -> Backbone:
+    """Build the architecture with the head that the file holds, then load the file."""
+    source = SOURCES[name.source]
+    file = weight_files.read_state_dict(path)
+    pattern = source.build(name.architecture, tag=name.tag, num_classes=None)
+    heads = source.head_names(pattern)
+    num_classes = weight_files.head_classes(file.tensors, heads[0])
+    network = source.build(name.architecture, tag=name.tag, num_classes=num_classes)
+    report = weight_files.load_state(network, file.tensors, head_names=heads, origin=str(path))
+    tag = name.tag or next(iter(t.name for t in source.tags(name.architecture)), None)
+    assumed = (
+        f"{path.name} says nothing of preprocessing: that of {name}'s weights '{tag}' is used."
+    )
+    loaded = LoadedWeights(
+        tag="file",
+        path=str(path),
+        sha256=file.sha256,
+        remarks=(*file.remarks, *report.remarks(), assumed),
+    )
+    is_published_size = num_classes == _outputs(pattern, heads)
+    return _describe(
+        name,
+        network,
+        source=source,
+        tag=tag if is_published_size else None,
+        shape_tag=name.tag,
+        weights=loaded,
+    )
+
+
+def _describe(
+    name: BackboneName,
+    network: nn.Module,
+    *,
+    source: BackboneSource,
+    tag: str | None,
+    shape_tag: str | None,
+    weights: LoadedWeights,
+) -> Backbone:
+    """Collect what is known of a network; `tag` tells its preprocessing and its classes."""
+    heads = source.head_names(network)
+    return Backbone(
+        name=str(name),
+        network=network,
+        head_names=heads,
+        feature_dim=head_width(network.get_submodule(heads[0])),
+        stages=find_stages(network, head_names=heads),
+        preprocessing=source.preprocessing(name.architecture, tag=tag),
+        no_weight_decay=source.no_weight_decay(network),
+        class_names=_class_names(name, source, tag=tag, outputs=_outputs(network, heads)),
+        weights=weights,
+        shape_tag=shape_tag,
+    )
+
+
+def _outputs(network: nn.Module, heads: Sequence[str]) -> int:
+    return int(network.get_parameter(f"{heads[0]}.weight").shape[0])
+
+
+def _class_names(
+    name: BackboneName, source: BackboneSource, *, tag: str | None, outputs: int
+) -> tuple[str, ...]:
+    """Return the meaning of the outputs only where their number agrees with it."""
+    names = source.class_names(name.architecture, tag=tag) if tag else ()
+    if names and len(names) != outputs:
+        raise ModelError(f"{name} has {outputs} outputs but weights '{tag}' name {len(names)}.")
+    return names

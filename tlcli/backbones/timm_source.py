@@ -1,0 +1,131 @@
+"""timm's models behind the protocol."""
+
+import math
+from collections.abc import Callable, Collection, Sequence
+from pathlib import Path
+
+import timm
+from timm.data import infer_imagenet_subset, resolve_data_config
+from timm.models import PretrainedCfg
+from torch import nn
+
+from tlcli.backbones import downloads, imagenet
+from tlcli.backbones.protocol import WeightTag
+from tlcli.data.preprocessing import Preprocessing
+from tlcli.errors import ModelError, WeightsError
+
+_DEFAULT_NUM_CLASSES = 1000
+"""For architectures that are published without a head."""
+
+
+class TimmSource:
+    """See `BackboneSource`."""
+
+    def list_names(self) -> Sequence[str]:
+        """Return the names of all architectures, sorted."""
+        return sorted(timm.list_models())
+
+    def tags(self, name: str) -> tuple[WeightTag, ...]:
+        """Return the published weights of an architecture, the default first."""
+        default = timm.models.get_pretrained_cfg(name)
+        tags = [full.partition(".")[2] for full in timm.list_pretrained(f"{name}.*")]
+        if default is not None:
+            tags.sort(key=lambda tag: tag != default.tag)
+        return tuple(
+            WeightTag(name=tag, license=self._config(name, tag).license) for tag in tags if tag
+        )
+
+    def build(self, name: str, *, tag: str | None, num_classes: int | None) -> nn.Module:
+        """Build an architecture with random weights, in the shape that `tag` was trained in."""
+        outputs = num_classes or self._config(name, tag).num_classes or _DEFAULT_NUM_CLASSES
+        network: nn.Module = timm.create_model(_full_name(name, tag), num_classes=outputs)
+        return network
+
+    def load_published(self, name: str, *, tag: str, path: Path) -> nn.Module:
+        """Build an architecture with the published weights of `tag` that lie at `path`."""
+        outputs = self._config(name, tag).num_classes or _DEFAULT_NUM_CLASSES
+        try:
+            network: nn.Module = timm.create_model(
+                _full_name(name, tag),
+                pretrained=True,
+                num_classes=outputs,
+                pretrained_cfg_overlay={"file": str(path)},
+            )
+        except (RuntimeError, KeyError, ValueError, OSError) as error:
+            raise WeightsError(
+                f"{path} does not hold the weights of timm/{name}.{tag}: {error} "
+                "Delete the file and run again to fetch it anew."
+            ) from error
+        return network
+
+    def head_names(self, network: nn.Module) -> tuple[str, ...]:
+        """Return the classifier layers that the model's own config names."""
+        names = getattr(network, "pretrained_cfg", {}).get("classifier")
+        if not names:
+            raise ModelError(
+                f"timm does not say which layer of {type(network).__name__} is its head."
+            )
+        return (names,) if isinstance(names, str) else tuple(names)
+
+    def preprocessing(self, name: str, *, tag: str | None) -> Preprocessing:
+        """Return `resolve_data_config` as plain values, resized as timm's own evaluation does."""
+        config = resolve_data_config(pretrained_cfg=self._config(name, tag).to_dict())
+        _, height, width = config["input_size"]
+        crop_pct = config["crop_pct"]
+        return Preprocessing(
+            input_size=(height, width),
+            resize_size=(math.floor(height / crop_pct), math.floor(width / crop_pct)),
+            crop_mode=config["crop_mode"],
+            interpolation=config["interpolation"],
+            mean=tuple(config["mean"]),
+            std=tuple(config["std"]),
+        )
+
+    def no_weight_decay(self, network: nn.Module) -> frozenset[str]:
+        """Return what the model's own `no_weight_decay()` lists, as full parameter names."""
+        ask: Callable[[], Collection[str]] = getattr(network, "no_weight_decay", tuple)
+        listed = ask()
+        return frozenset(
+            name
+            for name, _ in network.named_parameters()
+            if name in listed or name.rpartition(".")[2] in listed
+        )
+
+    def class_names(self, name: str, *, tag: str) -> tuple[str, ...]:
+        """Return WordNet ids where the head was trained on a known ImageNet subset."""
+        subset = infer_imagenet_subset(self._config(name, tag).to_dict())
+        return imagenet.synsets(subset) if subset else ()
+
+    def cached_weights(self, name: str, *, tag: str) -> Path | None:
+        """Return the file of a tag from the hub's cache or torch.hub's folder if it is there."""
+        config = self._config(name, tag)
+        if config.hf_hub_id:
+            found = downloads.cached_hub_file(_repository(config), filename=config.hf_hub_filename)
+            if found:
+                return found
+        return downloads.cached_url_file(config.url) if config.url else None
+
+    def download_weights(self, name: str, *, tag: str) -> Path:
+        """Fetch the file of a tag from the Hugging Face hub, or from its URL."""
+        config = self._config(name, tag)
+        if config.hf_hub_id:
+            return downloads.download_hub_file(_repository(config), filename=config.hf_hub_filename)
+        if config.url:
+            return downloads.download_url(config.url)
+        raise WeightsError(f"timm publishes no file for {name}.{tag}.")
+
+    def _config(self, name: str, tag: str | None) -> PretrainedCfg:
+        config = timm.models.get_pretrained_cfg(_full_name(name, tag))
+        if config is None:
+            raise ModelError(f"timm/{name} has no weights called '{tag}'.")
+        return config
+
+
+def _full_name(name: str, tag: str | None) -> str:
+    return f"{name}.{tag}" if tag else name
+
+
+def _repository(config: PretrainedCfg) -> str:
+    """Return the hub's id; timm writes `timm/` for its own models, followed by name and tag."""
+    hub_id: str = config.hf_hub_id
+    return f"{hub_id}{config.architecture}.{config.tag}" if hub_id.endswith("/") else hub_id

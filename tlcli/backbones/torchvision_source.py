@@ -1,0 +1,121 @@
+"""torchvision's classification models behind the protocol."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from torch import Tensor, nn
+from torchvision import models as zoo
+from torchvision.models import Weights, WeightsEnum
+
+from tlcli.backbones import downloads, imagenet, weight_files
+from tlcli.backbones.protocol import WeightTag
+from tlcli.data.preprocessing import Preprocessing
+from tlcli.errors import ModelError
+
+_DEFAULT_LICENSE = "BSD-3-Clause"
+
+# Their auxiliary classifiers exist in train mode only and are no part of what is fine-tuned. Their
+# published weights expect inputs shifted from ImageNet's statistics to a mean and std of one half.
+_AUXILIARY: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {"inception_v3": ("AuxLogits.",), "googlenet": ("aux1.", "aux2.")}
+)
+_NO_WEIGHT_DECAY = ("class_token", "pos_embedding", "relative_position_bias_table")
+"""Last parts of names; torchvision's training references exempt the same ones."""
+
+
+class TorchvisionSource:
+    """See `BackboneSource`."""
+
+    def list_names(self) -> Sequence[str]:
+        """Return the names of all classification architectures, sorted."""
+        return sorted(zoo.list_models(module=zoo))
+
+    def tags(self, name: str) -> tuple[WeightTag, ...]:
+        """Return the published weights of an architecture, the default first."""
+        enum = zoo.get_model_weights(name)
+        ordered = sorted(enum, key=lambda entry: entry is not enum.DEFAULT)
+        return tuple(_tag(entry) for entry in ordered)
+
+    def build(self, name: str, *, tag: str | None, num_classes: int | None) -> nn.Module:
+        """Build an architecture with random weights, in the shape that `tag` was trained in."""
+        options: dict[str, Any] = {"weights": None, "num_classes": num_classes or 1000}
+        if name in _AUXILIARY:
+            options |= {"aux_logits": False, "transform_input": True, "init_weights": True}
+        if name.startswith("vit_") and tag is not None:
+            options["image_size"] = min(self._entry(name, tag).meta["min_size"])
+        network: nn.Module = zoo.get_model(name, **options)
+        return network
+
+    def load_published(self, name: str, *, tag: str, path: Path) -> nn.Module:
+        """Build an architecture with the published weights of `tag` that lie at `path`."""
+        num_outputs = len(self._entry(name, tag).meta["categories"])
+        network = self.build(name, tag=tag, num_classes=num_outputs)
+        tensors = _without_auxiliary(weight_files.read_state_dict(path).tensors, name)
+        weight_files.load_state(network, tensors, head_names=(), origin=f"{name} {tag}")
+        return network
+
+    def head_names(self, network: nn.Module) -> tuple[str, ...]:
+        """Return the last linear layer, or the last 1x1 convolution of SqueezeNet."""
+        candidates = [
+            layer_name
+            for layer_name, layer in network.named_modules()
+            if isinstance(layer, nn.Linear | nn.Conv2d)
+        ]
+        return (candidates[-1],)
+
+    def preprocessing(self, name: str, *, tag: str | None) -> Preprocessing:
+        """Return `weights.transforms()` as plain values."""
+        preset = self._entry(name, tag or self.tags(name)[0].name).transforms()
+        (crop,), (resize,) = preset.crop_size, preset.resize_size
+        return Preprocessing(
+            input_size=(crop, crop),
+            resize_size=(resize, resize),
+            interpolation=preset.interpolation.value,
+            mean=tuple(preset.mean),
+            std=tuple(preset.std),
+        )
+
+    def no_weight_decay(self, network: nn.Module) -> frozenset[str]:
+        """Return tokens, position embeddings and relative position biases."""
+        return frozenset(
+            name
+            for name, _ in network.named_parameters()
+            if name.rpartition(".")[2] in _NO_WEIGHT_DECAY
+        )
+
+    def class_names(self, name: str, *, tag: str) -> tuple[str, ...]:
+        """Return ImageNet's WordNet ids; every published head of torchvision is ImageNet-1k."""
+        num_outputs = len(self._entry(name, tag).meta["categories"])
+        return imagenet.synsets("imagenet-1k") if num_outputs == 1000 else ()
+
+    def cached_weights(self, name: str, *, tag: str) -> Path | None:
+        """Return the file of a tag from torch.hub's folder if it is there."""
+        return downloads.cached_url_file(self._entry(name, tag).url)
+
+    def download_weights(self, name: str, *, tag: str) -> Path:
+        """Fetch the file of a tag into torch.hub's folder, its hash checked."""
+        return downloads.download_url(self._entry(name, tag).url)
+
+    def _entry(self, name: str, tag: str) -> Weights:
+        enum: type[WeightsEnum] = zoo.get_model_weights(name)
+        try:
+            return enum[tag]
+        except KeyError as error:
+            raise ModelError(f"torchvision/{name} has no weights called '{tag}'.") from error
+
+
+def _tag(entry: WeightsEnum) -> WeightTag:
+    scores = entry.meta["_metrics"].get("ImageNet-1K", {})
+    top1 = scores.get("acc@1")
+    return WeightTag(
+        name=entry.name,
+        license=entry.meta.get("license", _DEFAULT_LICENSE),
+        top1=None if top1 is None else top1 / 100,
+    )
+
+
+def _without_auxiliary(tensors: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
+    prefixes = _AUXILIARY.get(name, ())
+    return {key: tensor for key, tensor in tensors.items() if not key.startswith(prefixes)}

@@ -1,0 +1,91 @@
+"""`tlcli evaluate`."""
+
+from typing import Annotated, Any
+
+import typer
+
+from tlcli.cli import options as o
+from tlcli.cli import output as out
+from tlcli.cli.option_files import chosen_options
+from tlcli.cli.progress import TerminalTalk
+from tlcli.config import EvaluateConfig, RuntimeConfig
+from tlcli.results.records import EvalReport
+
+_WORST_SHOWN = 10
+
+RunArg = Annotated[
+    str | None, typer.Argument(metavar="[RUN]", help="Run folder to evaluate; or use --model.")
+]
+
+
+def evaluate(
+    ctx: typer.Context,
+    run: RunArg = EvaluateConfig.run,
+    data: o.DataOpt = EvaluateConfig.data,
+    split: o.SplitOpt = EvaluateConfig.split,
+    limit: o.LimitOpt = EvaluateConfig.limit,
+    on_bad_image: o.OnBadImageOpt = EvaluateConfig.on_bad_image,
+    model: o.PretrainedModelOpt = EvaluateConfig.model,
+    weights: o.GivenWeightsOpt = EvaluateConfig.weights,
+    offline: o.OfflineOpt = EvaluateConfig.offline,
+    batch_size: o.BatchSizeOpt = EvaluateConfig.batch_size,
+    seed: o.SeedOpt = EvaluateConfig.seed,
+    device: o.DeviceOpt = RuntimeConfig.device,
+    num_workers: o.NumWorkersOpt = RuntimeConfig.num_workers,
+    amp: o.AmpOpt = RuntimeConfig.amp,
+    amp_dtype: o.AmpDtypeOpt = RuntimeConfig.amp_dtype,
+    channels_last: o.ChannelsLastOpt = RuntimeConfig.channels_last,
+    output: o.OutputOpt = EvaluateConfig.output,
+    overwrite: o.OverwriteOpt = EvaluateConfig.overwrite,
+    config: o.ConfigOpt = None,
+    json: o.JsonOpt = False,
+    quiet: o.QuietOpt = False,
+    verbose: o.VerboseOpt = False,
+) -> None:
+    """Measure a run, or a pretrained model as it is, with 95 % intervals.
+
+    Example: tlcli evaluate runs/finetune-resnet18-photos --split test
+    """
+    chosen = EvaluateConfig.from_options(chosen_options(ctx))
+    talk = TerminalTalk(quiet=quiet)
+    from tlcli.recipes import evaluate as recipe  # torch is loaded only now
+
+    evaluation = recipe.run(chosen, talk=talk)
+    for remark in evaluation.report.remarks:
+        talk.warn(remark)
+    if json:
+        out.document(evaluation.report.to_json())
+        return
+    _show(evaluation.report)
+    out.line(f"Files: {evaluation.folder}")
+
+
+def _show(report: EvalReport) -> None:
+    intervals: dict[str, Any] = {name: list(pair) for name, pair in report.intervals.items()}
+    out.table(
+        f"{report.split}: {report.num_images} images",
+        columns=["metric", "value ", "95 % interval "],
+        rows=[
+            [name, out.metric(name, value), out.interval(name, intervals)]
+            for name, value in report.metrics.items()
+        ],
+    )
+    rows = [row for row in report.per_class if row["support"]]
+    rows.sort(key=lambda row: float(row["f1"] or 0))
+    title = "per class" if len(rows) <= _WORST_SHOWN else f"the {_WORST_SHOWN} worst classes"
+    out.table(
+        title,
+        columns=["class", "precision ", "recall ", "f1 ", "images "],
+        rows=[
+            [
+                str(row["class"]),
+                *(out.metric(name, _number(row[name])) for name in ("precision", "recall", "f1")),
+                str(row["support"]),
+            ]
+            for row in rows[:_WORST_SHOWN]
+        ],
+    )
+
+
+def _number(value: str | float | None) -> float | None:
+    return None if value is None else float(value)

@@ -1,0 +1,131 @@
+"""`tlcli finetune`."""
+
+from typing import Any
+
+import typer
+
+from tlcli.cli import options as o
+from tlcli.cli import output
+from tlcli.cli.option_files import chosen_options, is_given
+from tlcli.cli.progress import TerminalTalk
+from tlcli.config import (
+    DataConfig,
+    FinetuneConfig,
+    FreezingConfig,
+    ModelConfig,
+    OutputConfig,
+    RuntimeConfig,
+    TrainConfig,
+)
+
+
+def finetune(
+    ctx: typer.Context,
+    data: o.DataOpt = None,
+    val_split: o.ValSplitOpt = DataConfig.val_split,
+    test_split: o.TestSplitOpt = DataConfig.test_split,
+    limit: o.LimitOpt = DataConfig.limit,
+    on_bad_image: o.OnBadImageOpt = DataConfig.on_bad_image,
+    model: o.ModelOpt = None,
+    weights: o.WeightsOpt = ModelConfig.weights,
+    offline: o.OfflineOpt = ModelConfig.offline,
+    head: o.HeadOpt = FreezingConfig.head,
+    unfreeze: o.UnfreezeOpt = FreezingConfig.unfreeze,
+    schedule: o.ScheduleOpt = FreezingConfig.schedule,
+    epochs: o.EpochsOpt = TrainConfig.epochs,
+    batch_size: o.BatchSizeOpt = TrainConfig.batch_size,
+    lr: o.LrOpt = TrainConfig.lr,
+    backbone_lr: o.BackboneLrOpt = TrainConfig.backbone_lr,
+    layer_decay: o.LayerDecayOpt = TrainConfig.layer_decay,
+    opt: o.OptOpt = TrainConfig.opt,
+    lr_schedule: o.LrScheduleOpt = TrainConfig.lr_schedule,
+    warmup_epochs: o.WarmupEpochsOpt = TrainConfig.warmup_epochs,
+    weight_decay: o.WeightDecayOpt = TrainConfig.weight_decay,
+    augment: o.AugmentOpt = TrainConfig.augment,
+    label_smoothing: o.LabelSmoothingOpt = TrainConfig.label_smoothing,
+    ema: o.EmaOpt = TrainConfig.ema,
+    clip_grad: o.ClipGradOpt = TrainConfig.clip_grad,
+    grad_accum_steps: o.GradAccumOpt = TrainConfig.grad_accum_steps,
+    patience: o.PatienceOpt = TrainConfig.patience,
+    monitor: o.MonitorOpt = TrainConfig.monitor,
+    seed: o.SeedOpt = TrainConfig.seed,
+    device: o.DeviceOpt = RuntimeConfig.device,
+    num_workers: o.NumWorkersOpt = RuntimeConfig.num_workers,
+    amp: o.AmpOpt = RuntimeConfig.amp,
+    amp_dtype: o.AmpDtypeOpt = RuntimeConfig.amp_dtype,
+    channels_last: o.ChannelsLastOpt = RuntimeConfig.channels_last,
+    output: o.OutputOpt = OutputConfig.output,
+    overwrite: o.OverwriteOpt = OutputConfig.overwrite,
+    resume: o.ResumeOpt = OutputConfig.resume,
+    dry_run: o.DryRunOpt = False,
+    config: o.ConfigOpt = None,
+    json: o.JsonOpt = False,
+    quiet: o.QuietOpt = False,
+    verbose: o.VerboseOpt = False,
+) -> None:
+    """Fine-tune a pretrained network on labelled images.
+
+    Example: tlcli finetune --data photos/ --model timm/resnet18 --unfreeze layer4
+    """
+    # Option names are the config's field names, so what Typer read is passed on as it is.
+    chosen = FinetuneConfig.from_options(chosen_options(ctx))
+    talk = TerminalTalk(quiet=quiet)
+    for option, value in (("data", chosen.data.data), ("model", chosen.model.model)):
+        if not is_given(ctx, option) and not resume:
+            talk.note(f"No --{option} given: using {value}.")
+    from tlcli.recipes import finetune as recipe  # torch is loaded only now
+
+    if dry_run:
+        _show_plan(recipe.dry_run(chosen, talk=talk).to_json(), as_json=json)
+        return
+    _show_summary(recipe.run(chosen, talk=talk), as_json=json)
+
+
+def _show_plan(plan: dict[str, Any], *, as_json: bool) -> None:
+    if as_json:
+        output.document(plan)
+        return
+    output.table(
+        f"{plan['model']}, weights {plan['weights']}, {plan['classes']} classes",
+        columns=["stage", "parameters ", "peak lr ", "weight decay ", "trained", "BatchNorm"],
+        rows=[
+            [
+                row["label"],
+                f"{row['parameters']:,}",
+                "-" if row["lr"] is None else f"{row['lr']:.3g}",
+                "-" if row["weight_decay"] is None else f"{row['weight_decay']:.3g}",
+                _since(row["trained_from"]),
+                row["batch_norm"],
+            ]
+            for row in plan["stages"]
+        ],
+    )
+
+
+def _since(start: int | None) -> str:
+    if start is None:
+        return "frozen"
+    return "from the start" if start == 0 else f"after {start} epochs"
+
+
+def _show_summary(summary: dict[str, Any], *, as_json: bool) -> None:
+    if as_json:
+        output.document(summary)
+        return
+    best, frozen = summary["best"], summary["frozen"]
+    for split, result in summary["results"].items():
+        chosen = f", chosen by {best['metric']} (epoch {best['epoch']})" if split == "val" else ""
+        output.table(
+            f"{split}: {result['num_images']} images{chosen}",
+            columns=["metric", "value ", "95 % interval "],
+            rows=[
+                [name, output.metric(name, value), output.interval(name, result["intervals"])]
+                for name, value in result["metrics"].items()
+            ],
+        )
+    output.line(
+        f"Frozen: {frozen['tensors']} parameters and {frozen['buffers']} buffers, "
+        f"{frozen['changed']} changed. Time: {summary['seconds']['total']:.0f} s."
+    )
+    output.line(f"Run folder: {summary['run']}")
+    output.line(f"Next: tlcli evaluate {summary['run']} --data OTHER_IMAGES")

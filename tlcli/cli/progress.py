@@ -1,0 +1,85 @@
+"""Bars on a terminal, lines elsewhere: how the command line implements `Talk`."""
+
+import sys
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, TypeVar
+
+from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+from rich.text import Text
+
+from tlcli.cli import output
+from tlcli.results.records import EpochReport
+
+if TYPE_CHECKING:
+    from tlcli.data.loaders import ImageBatch
+
+B = TypeVar("B", bound="ImageBatch")
+
+
+class _ImagesPerSecond(ProgressColumn):
+    """Images so far and how fast they go by."""
+
+    def render(self, task: Task) -> Text:
+        speed = f"{task.speed:.1f} img/s" if task.speed else "- img/s"
+        return Text(f"{task.completed:.0f}/{task.total:.0f}  {speed}")
+
+
+class TerminalTalk:
+    """See `tlcli.recipes.talk.Talk`."""
+
+    def __init__(self, *, quiet: bool) -> None:
+        self._quiet = quiet
+        self._has_header = False
+
+    def note(self, message: str) -> None:
+        """Say what is being done."""
+        if not self._quiet:
+            output.note(message)
+
+    def warn(self, message: str) -> None:
+        """Say what the user should look at."""
+        output.warn(message)
+
+    def track(self, batches: Iterable[B], *, label: str, num_images: int) -> Iterator[B]:
+        """Pass batches on under a bar, which is there on a terminal only."""
+        if self._quiet or not sys.stderr.isatty():
+            yield from batches
+            return
+        columns = (
+            TextColumn("{task.description:>10}"),
+            BarColumn(),
+            _ImagesPerSecond(),
+            TimeRemainingColumn(compact=True),
+        )
+        with Progress(*columns, console=output.console(stderr=True), transient=True) as progress:
+            bar = progress.add_task(label, total=num_images)
+            for batch in batches:
+                yield batch
+                progress.advance(bar, len(batch.indices))
+
+    def epoch(self, report: EpochReport, *, epochs: int, is_best: bool) -> None:
+        """Print a line per epoch, under a header."""
+        if self._quiet:
+            return
+        if not self._has_header:
+            output.note(
+                "   epoch  phase   lr head  lr backb.  train loss  val loss   val top-1    img/s"
+                "   seconds"
+            )
+            self._has_header = True
+        output.note(_epoch_line(report, epochs=epochs, is_best=is_best))
+
+
+def _epoch_line(report: EpochReport, *, epochs: int, is_best: bool) -> str:
+    head, backbone = report.lr["head"], report.lr["backbone"]
+    seconds = report.seconds_train + report.seconds_eval
+    return (
+        f"{report.epoch:>4}/{epochs:<4}{report.phase:>5}{_rate(head):>10}{_rate(backbone):>11}"
+        f"{report.train_loss:>12.4f}{report.metrics['loss']:>10.4f}"
+        f"{output.percent(report.metrics['top1']):>12}{report.images_per_second:>9.1f}"
+        f"{seconds:>10.1f}{'  best' if is_best else ''}"
+    )
+
+
+def _rate(lr: float | None) -> str:
+    return "frozen" if lr is None else f"{lr:.2e}"

@@ -1,0 +1,65 @@
+"""Looking at image files before hours are spent on them: broken ones and exact copies."""
+
+import hashlib
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+from tlcli.data.images import read_image
+from tlcli.errors import DataError
+
+_CHUNK = 256
+
+
+class ImageCheck(NamedTuple):
+    """One image file and what is wrong with it, None if nothing is."""
+
+    path: Path
+    problem: str | None
+
+
+def check_images(paths: Sequence[Path], *, threads: int) -> Iterator[ImageCheck]:
+    """Decode every file in full and yield the findings in the order of `paths`.
+
+    Decoding in Pillow releases the interpreter lock, so threads do help.
+    """
+    with ThreadPoolExecutor(max_workers=threads) as executor:
+        for start in range(0, len(paths), _CHUNK):
+            yield from executor.map(_check_image, paths[start : start + _CHUNK])
+
+
+def find_bad_images(paths: Sequence[Path], *, threads: int) -> list[tuple[Path, str]]:
+    """Return each file that cannot be decoded in full, with the reason."""
+    checks = check_images(paths, threads=threads)
+    return [(check.path, check.problem) for check in checks if check.problem is not None]
+
+
+def find_duplicates(paths: Iterable[Path]) -> list[tuple[Path, ...]]:
+    """Return groups of two or more files with the same bytes, in the order of `paths`.
+
+    Files are compared by size first and then by SHA-256.
+
+    Raises:
+        DataError: a file cannot be read.
+    """
+    by_size: defaultdict[int, list[Path]] = defaultdict(list)
+    by_digest: defaultdict[bytes, list[Path]] = defaultdict(list)
+    try:
+        for path in paths:
+            by_size[path.stat().st_size].append(path)
+        for same_size in by_size.values():
+            for path in same_size if len(same_size) > 1 else ():
+                by_digest[hashlib.sha256(path.read_bytes()).digest()].append(path)
+    except OSError as error:
+        raise DataError(f"Cannot read {error.filename}: {error.strerror}.") from error
+    return [tuple(group) for group in by_digest.values() if len(group) > 1]
+
+
+def _check_image(path: Path) -> ImageCheck:
+    try:
+        read_image(path)
+    except DataError as error:
+        return ImageCheck(path, str(error))
+    return ImageCheck(path, None)

@@ -1,0 +1,214 @@
+"""Seeded, stratified parts of a table: validation and test images, and smaller samples."""
+
+import hashlib
+import heapq
+import warnings
+from fractions import Fraction
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+from sklearn.model_selection import StratifiedGroupKFold
+
+from tlcli.data.table import ImageTable, some_names
+from tlcli.errors import ConfigError, DataError
+
+MAX_FRACTION = 0.9
+# More folds come closer to the wanted fraction but balance the classes less
+_MAX_FOLDS = 20
+
+
+def split_table(
+    table: ImageTable, *, val_fraction: float, test_fraction: float, seed: int
+) -> ImageTable:
+    """Carve val and test out of the images that are not split, or out of train.
+
+    A val or test part that is there already stays as it is: `val_fraction` then has nothing to
+    do, while asking for a second test part is an error. Of a class with n images
+    `round(n * fraction)` are taken, at least one and never all. Each class is drawn by itself,
+    so neither the other classes nor their order change its split. If images have groups, whole
+    groups are taken (scikit-learn's StratifiedGroupKFold), so the fraction is met nearly.
+
+    Args:
+        table: Any table; it is not changed.
+        val_fraction: Part of the images to choose on, 0 for none.
+        test_fraction: Part of the images to report on, 0 for none.
+        seed: Same seed, same split.
+
+    Raises:
+        ConfigError: a fraction outside 0..0.9 (each, and both together), or test images are asked
+            for where a test part exists or nothing is there to take them from.
+        DataError: the groups leave no images of a class in train.
+    """
+    _check_fractions(val_fraction, test_fraction)
+    source = "unsplit" if "unsplit" in table.splits else "train"
+    wanted = _wanted_parts(table, val_fraction=val_fraction, test_fraction=test_fraction)
+    if source not in table.splits or (source == "train" and not wanted):
+        return table
+    rows = table.part(source)
+    grouped = bool((rows["group"] != "").any())
+    draw = _draw_groups if grouped else _draw_images
+    parts = draw(rows, wanted, seed=seed)
+    others = table.items[table.items["split"] != source]
+    notes = _group_notes(parts, wanted) if grouped else _single_notes(rows)
+    return table.with_items(
+        pd.concat([others, rows.assign(split=parts)], ignore_index=True), notes=notes
+    )
+
+
+def limit_table(table: ImageTable, *, limit: int, seed: int) -> ImageTable:
+    """Keep at most `limit` images of each split, in the classes' proportions.
+
+    Every class keeps at least one image; the rest of the seats are dealt by Webster's method
+    (highest n / (2 seats + 1) first). Groups are not looked at.
+
+    Raises:
+        ConfigError: `limit` is smaller than the number of classes in a split.
+    """
+    kept = []
+    for split in table.splits:
+        rows = table.part(split)
+        sizes = {str(name): int(size) for name, size in rows["label"].value_counts().items()}
+        if limit < len(sizes):
+            raise ConfigError(
+                f"--limit {limit} is smaller than the {len(sizes)} classes of {split}; give at"
+                " least one image per class."
+            )
+        seats = _deal_seats(sizes, limit=limit)
+        for label, positions in _positions(rows):
+            order = _generator(f"limit {split}", label=label, seed=seed).permutation(positions)
+            kept.append(rows.iloc[np.sort(order[: seats[label]])])
+    return table.with_items(pd.concat(kept, ignore_index=True))
+
+
+def _check_fractions(val_fraction: float, test_fraction: float) -> None:
+    named = {"validation": val_fraction, "test": test_fraction}
+    for name, value in {**named, "validation plus test": val_fraction + test_fraction}.items():
+        if not 0 <= value <= MAX_FRACTION:
+            raise ConfigError(
+                f"The {name} fraction is {value:g}; it must lie in 0..{MAX_FRACTION}."
+            )
+
+
+def _wanted_parts(
+    table: ImageTable, *, val_fraction: float, test_fraction: float
+) -> dict[str, float]:
+    if test_fraction > 0 and "test" in table.splits:
+        raise ConfigError(
+            f"{table.spec} has a test part already; leave the test fraction"
+            f" ({test_fraction:g}) out."
+        )
+    if test_fraction > 0 and not {"train", "unsplit"} & set(table.splits):
+        raise ConfigError(f"{table.spec} has no train part to take a test part from.")
+    asked = {"val": 0.0 if "val" in table.splits else val_fraction, "test": test_fraction}
+    return {split: fraction for split, fraction in asked.items() if fraction > 0}
+
+
+def _positions(rows: pd.DataFrame) -> list[tuple[str, npt.NDArray[np.intp]]]:
+    """Return each label with the row numbers of its images, which are sorted by path."""
+    found = sorted(rows.groupby("label").indices.items())
+    return [(str(label), np.asarray(at, dtype=np.intp)) for label, at in found]
+
+
+def _generator(purpose: str, *, label: str, seed: int) -> np.random.Generator:
+    digest = hashlib.blake2b(f"{purpose}\0{seed}\0{label}".encode(), digest_size=16).digest()
+    return np.random.Generator(np.random.Philox(key=np.frombuffer(digest, dtype=np.uint64)))
+
+
+def _draw_images(
+    rows: pd.DataFrame, wanted: dict[str, float], *, seed: int
+) -> npt.NDArray[np.object_]:
+    """Return the new split of each row, class by class."""
+    parts = np.full(len(rows), "train", dtype=object)
+    for label, positions in _positions(rows):
+        order = _generator("split", label=label, seed=seed).permutation(positions)
+        left = len(order)
+        for split, fraction in wanted.items():
+            number = min(max(1, round(len(order) * fraction)), left - 1)
+            parts[order[left - number : left]] = split
+            left -= number
+    return parts
+
+
+def _draw_groups(
+    rows: pd.DataFrame, wanted: dict[str, float], *, seed: int
+) -> npt.NDArray[np.object_]:
+    """Return the new split of each row, whole groups at a time; no group = a group of its own."""
+    parts = np.full(len(rows), "train", dtype=object)
+    alone = rows["group"] == ""
+    groups = rows["group"].where(~alone, "\0" + rows["path"]).to_numpy()
+    labels = rows["label"].to_numpy()
+    remaining = 1.0
+    for split, fraction in wanted.items():
+        open_rows = np.flatnonzero(parts == "train")
+        chosen = _choose_groups(
+            labels[open_rows], groups[open_rows], fraction=fraction / remaining, seed=seed
+        )
+        parts[open_rows[chosen]] = split
+        remaining -= fraction
+    lost = sorted(set(labels) - set(labels[parts == "train"]))
+    if lost:
+        raise DataError(
+            f"With whole groups kept together no train images are left of {some_names(lost)};"
+            " use a smaller fraction, another --seed or more groups."
+        )
+    return parts
+
+
+def _choose_groups(
+    labels: npt.NDArray[np.object_],
+    groups: npt.NDArray[np.object_],
+    *,
+    fraction: float,
+    seed: int,
+) -> npt.NDArray[np.intp]:
+    """Return the rows of some whole groups, about `fraction` of all, classes balanced.
+
+    The fraction is written as m / k with k folds at most, and the first m folds are taken.
+    """
+    names, codes = np.unique(labels, return_inverse=True)
+    largest_class = int(np.bincount(codes, minlength=len(names)).max())
+    folds = min(_MAX_FOLDS, len(set(groups)), largest_class)
+    if folds < 2:
+        raise DataError("There are too few groups to split; two or more are needed.")
+    share = Fraction(fraction).limit_denominator(folds)
+    share = min(max(share, Fraction(1, folds)), Fraction(folds - 1, folds))
+    random_state = int(_generator("groups", label="", seed=seed).integers(2**32))
+    splitter = StratifiedGroupKFold(share.denominator, shuffle=True, random_state=random_state)
+    with warnings.catch_warnings():
+        # a class with fewer images than folds: the table's own remarks tell of the gap
+        warnings.filterwarnings("ignore", message="The least populated class", module="sklearn")
+        tests = [test for _, test in splitter.split(labels, codes, groups)]
+    return np.sort(np.concatenate(tests[: share.numerator]))
+
+
+def _single_notes(rows: pd.DataFrame) -> list[str]:
+    single = [label for label, positions in _positions(rows) if len(positions) == 1]
+    if not single:
+        return []
+    return [
+        f"{len(single)} classes have a single image, which stays in train: {some_names(single)}."
+    ]
+
+
+def _group_notes(parts: npt.NDArray[np.object_], wanted: dict[str, float]) -> list[str]:
+    shares = {split: float((parts == split).mean()) for split in wanted}
+    return [
+        f"{split} has {shares[split]:.1%} of the images instead of {fraction:.1%}, because groups"
+        " are kept whole."
+        for split, fraction in wanted.items()
+        if abs(shares[split] - fraction) > 0.01
+    ]
+
+
+def _deal_seats(sizes: dict[str, int], *, limit: int) -> dict[str, int]:
+    """Return how many images each class keeps (Webster / Sainte-Lague, one seat to begin with)."""
+    seats = dict.fromkeys(sizes, 1)
+    queue = [(-size / 3, label) for label, size in sizes.items() if size > 1]
+    heapq.heapify(queue)
+    for _ in range(min(limit, sum(sizes.values())) - len(sizes)):
+        _, label = heapq.heappop(queue)
+        seats[label] += 1
+        if seats[label] < sizes[label]:
+            heapq.heappush(queue, (-sizes[label] / (2 * seats[label] + 1), label))
+    return seats

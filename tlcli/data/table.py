@@ -1,0 +1,201 @@
+"""A data set as a table: one row per image with its label, split and group."""
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from tlcli.errors import DataError
+
+COLUMNS = ("path", "label", "split", "group")
+SPLITS = ("train", "val", "test", "unsplit")
+"""Every value the `split` column may have, in the order they are told to the user."""
+
+
+def some_names(names: Iterable[str], *, most: int = 3) -> str:
+    """Return `'a', 'b', 'c' and 4 more`, for messages."""
+    listed = list(names)
+    text = ", ".join(f"'{name}'" for name in listed[:most])
+    return text if len(listed) <= most else f"{text} and {len(listed) - most} more"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageTable:
+    """The images of a data set; build it with `make_table`, which checks it."""
+
+    spec: str
+    """What the user asked for, e.g. `flowers/` or `sample:digits`."""
+    root: Path
+    """Absolute folder that the paths are relative to."""
+    items: pd.DataFrame
+    """Columns path (posix, relative to `root`; absolute if outside), label, split, group
+    ("" = none), all text, sorted by (split, label, path)."""
+    classes: tuple[str, ...]
+    """The one class index of all splits: class i of every target is `classes[i]`."""
+    class_titles: Mapping[str, str] = field(default_factory=dict)
+    """Human names by class; may be empty."""
+    notes: tuple[str, ...] = ()
+    """What the reader or splitter has to tell the user."""
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """The splits that have images, in the order of `SPLITS`."""
+        present = set(self.items["split"])
+        return tuple(split for split in SPLITS if split in present)
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """Sentences to warn the user with: `notes`, gaps in the classes, groups that cross."""
+        return (*self.notes, *_gap_remarks(self), *_crossing_remarks(self.items))
+
+    def part(self, split: str) -> pd.DataFrame:
+        """Return the rows of one split.
+
+        Raises:
+            DataError: the table has no images in `split`.
+        """
+        if split not in self.splits:
+            raise DataError(
+                f"{self.spec} has no '{split}' part; it has {some_names(self.splits, most=4)}."
+            )
+        return self.items[self.items["split"] == split].reset_index(drop=True)
+
+    def paths(self, split: str) -> list[Path]:
+        """Return the absolute path of each image of a split, in the order of `part`."""
+        return [self.root / path for path in self.part(split)["path"]]
+
+    def targets(self, split: str) -> npt.NDArray[np.int64]:
+        """Return the class index of each image of a split, in the order of `part`."""
+        labels = self.part(split)["label"]
+        return pd.Index(self.classes).get_indexer(pd.Index(labels)).astype(np.int64)
+
+    def counts(self) -> dict[str, dict[str, int]]:
+        """Return the number of images by split and class; absent classes count 0."""
+        tally = self.items.groupby(["split", "label"]).size().to_dict()
+        return {
+            split: {name: int(tally.get((split, name), 0)) for name in self.classes}
+            for split in self.splits
+        }
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 in hex over path, label, split, group and file size (bytes) of every row.
+
+        Raises:
+            DataError: a file is gone.
+        """
+        digest = hashlib.sha256()
+        for path, label, split, group in self.items[list(COLUMNS)].itertuples(index=False):
+            row = [path, label, split, group, _file_size(self.root / path)]
+            digest.update(json.dumps(row).encode() + b"\n")
+        return digest.hexdigest()
+
+    def with_items(self, items: pd.DataFrame, *, notes: Sequence[str] = ()) -> "ImageTable":
+        """Return the same data set, same classes, with other rows; sorted and checked again."""
+        table = replace(self, items=_canonical(items), notes=(*self.notes, *notes))
+        _check(table)
+        return table
+
+
+def make_table(
+    items: pd.DataFrame,
+    *,
+    spec: str,
+    root: Path,
+    classes: Sequence[str] | None = None,
+    class_titles: Mapping[str, str] | None = None,
+    notes: Sequence[str] = (),
+) -> ImageTable:
+    """Sort and check rows of `COLUMNS`.
+
+    Args:
+        items: One row per image; any order.
+        spec: What the user asked for.
+        root: Absolute folder that relative paths start from.
+        classes: The class order; by default the labels sorted by code point, as
+            `torchvision.datasets.ImageFolder` does ("1", "10", "2").
+        class_titles: Human names by class.
+        notes: What the reader has to tell the user.
+
+    Raises:
+        DataError: no images, one class only, a label outside `classes`, an unknown split, or
+            classes in val or test that train lacks.
+    """
+    table = ImageTable(
+        spec=spec,
+        root=root,
+        items=_canonical(items),
+        classes=tuple(sorted(set(items["label"]))) if classes is None else tuple(classes),
+        class_titles=dict(class_titles or {}),
+        notes=tuple(notes),
+    )
+    _check(table)
+    return table
+
+
+def _canonical(items: pd.DataFrame) -> pd.DataFrame:
+    texts = items[list(COLUMNS)].astype(str)
+    return texts.sort_values(["split", "label", "path"], kind="stable", ignore_index=True)
+
+
+def _check(table: ImageTable) -> None:
+    items, classes = table.items, table.classes
+    if items.empty:
+        raise DataError(f"No images in {table.spec}.")
+    if len(classes) < 2:
+        raise DataError(
+            f"{table.spec} has one class only, {some_names(classes)}: a classifier needs two or"
+            " more. If the class folders lie deeper, give --data the folder that holds them."
+        )
+    strange = sorted(set(items["label"]) - set(classes))
+    if strange:
+        raise DataError(f"{table.spec} has labels that are no class: {some_names(strange)}.")
+    unknown = sorted(set(items["split"]) - set(SPLITS))
+    if unknown:
+        raise DataError(f"Unknown split {some_names(unknown)}; use train, val or test.")
+    _check_train_has_all(table)
+
+
+def _check_train_has_all(table: ImageTable) -> None:
+    found = table.items.groupby("split")["label"].agg(set).to_dict()
+    for split in ("val", "test"):
+        extra = sorted(found.get(split, set()) - found["train"]) if "train" in found else []
+        if extra:
+            raise DataError(
+                f"The {split} part of {table.spec} has images of {some_names(extra)}, of which"
+                " train has none; add such images to train or remove them."
+            )
+
+
+def _gap_remarks(table: ImageTable) -> list[str]:
+    remarks = []
+    for split, numbers in table.counts().items():
+        absent = [name for name, number in numbers.items() if number == 0]
+        if absent:
+            remarks.append(
+                f"{split} has no images of {len(absent)} of {len(numbers)} classes:"
+                f" {some_names(absent)}."
+            )
+    return remarks
+
+
+def _crossing_remarks(items: pd.DataFrame) -> list[str]:
+    grouped = items[items["group"] != ""]
+    spread = grouped.groupby("group")["split"].nunique()
+    crossing = [str(name) for name in spread.index[spread > 1]]
+    if not crossing:
+        return []
+    return [f"{len(crossing)} groups lie in more than one split: {some_names(crossing)}."]
+
+
+def _file_size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError as error:
+        raise DataError(f"Cannot read {path}: {error.strerror or error}.") from error

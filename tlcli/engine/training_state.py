@@ -1,0 +1,121 @@
+"""All that moves during training, and how it is put down and taken up again."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.amp.grad_scaler import GradScaler
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+from torch.optim.swa_utils import AveragedModel
+
+from tlcli.errors import DataError
+from tlcli.models.staged import StagedModel
+from tlcli.models.unfreezing import Phase, phase_of
+from tlcli.results.atomic import replacing
+
+
+@dataclass(kw_only=True)
+class TrainingState:
+    """A run between two steps: weights, optimizer, and how far it is."""
+
+    model: StagedModel
+    optimizer: Optimizer
+    scheduler: LRScheduler
+    phases: Sequence[Phase]
+    ema: AveragedModel | None = None
+    scaler: GradScaler = field(default_factory=lambda: GradScaler(enabled=False))
+    epoch: int = 0
+    """Epochs done."""
+    step: int = 0
+    """Steps done in the epoch that is under way."""
+    loss_sums: list[Tensor] = field(default_factory=list)
+    """Sum of the loss over the images of each of these steps, on the device."""
+    phase: int | None = None
+    """Index of the phase that the model was last opened for."""
+    frozen_digests: dict[str, str] = field(default_factory=dict)
+    """Of all tensors frozen in this phase, taken when it began."""
+
+    @property
+    def judged(self) -> nn.Module:
+        """The model that is evaluated and saved: the averaged one where there is one."""
+        return self.model if self.ema is None else self.ema.module
+
+    @property
+    def judged_network(self) -> nn.Module:
+        """The bare network of `judged`, whose tensors have the source library's names."""
+        network = self.judged.network
+        assert isinstance(network, nn.Module)
+        return network
+
+    def enter_phase(self) -> None:
+        """Open the stages of the phase that the next epoch lies in."""
+        self.phase = phase_of(self.epoch, self.phases)
+        self.model.open_stages(self.phases[self.phase].trained)
+
+    def phase_is_over(self) -> bool:
+        """Say whether the next epoch lies in another phase than the last one."""
+        return phase_of(self.epoch, self.phases) != self.phase
+
+    def save(self, path: Path, *, extra: dict[str, Any]) -> None:
+        """Write everything to one file, in whole or not at all.
+
+        Args:
+            path: Replaced only when the new file is complete.
+            extra: Plain values that belong to the same moment.
+        """
+        values = {
+            "model": self.model.network.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scheduler": self.scheduler.state_dict(),
+            "ema": None if self.ema is None else self.ema.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "epoch": self.epoch,
+            "step": self.step,
+            "loss_sums": [tensor.cpu() for tensor in self.loss_sums],
+            "phase": self.phase,
+            "trained": sorted(self.model.trained),
+            "frozen_digests": self.frozen_digests,
+            "extra": extra,
+        }
+        with replacing(path) as temporary:
+            torch.save(values, temporary)
+
+    def load(self, path: Path, *, device: torch.device) -> dict[str, Any]:
+        """Take up the state of a file that `save` wrote; return its `extra`.
+
+        Raises:
+            DataError: If the file cannot be read or belongs to another unfreezing plan.
+        """
+        values = _read(path, device=device)
+        self.model.network.load_state_dict(values["model"])
+        self.optimizer.load_state_dict(values["optimizer"])
+        self.scheduler.load_state_dict(values["scheduler"])
+        self.scaler.load_state_dict(values["scaler"])
+        if self.ema is not None:
+            self.ema.load_state_dict(values["ema"])
+        self.epoch, self.step, self.phase = values["epoch"], values["step"], values["phase"]
+        self.loss_sums = [tensor.to(device) for tensor in values["loss_sums"]]
+        self.frozen_digests = values["frozen_digests"]
+        if self.phase is not None and set(values["trained"]) != set(
+            self.phases[self.phase].trained
+        ):
+            raise DataError(
+                f"{path} was saved while {', '.join(values['trained'])} were trained, but the "
+                f"run's plan says {', '.join(self.phases[self.phase].trained)} at that epoch."
+            )
+        extra: dict[str, Any] = values["extra"]
+        return extra
+
+
+def _read(path: Path, *, device: torch.device) -> dict[str, Any]:
+    try:
+        values: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
+    except (OSError, RuntimeError, EOFError, ValueError) as error:
+        raise DataError(
+            f"The checkpoint {path} cannot be read ({error}). Start the run anew with --overwrite."
+        ) from error
+    return values

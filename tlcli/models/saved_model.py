@@ -1,0 +1,127 @@
+"""A trained classifier on disk: weights, and all that is needed to build it anywhere."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+from safetensors import SafetensorError
+from torch import Tensor, nn
+
+from tlcli.backbones import weight_files
+from tlcli.backbones.catalog import SOURCES
+from tlcli.backbones.stages import Stage, find_stages
+from tlcli.data.preprocessing import Preprocessing
+from tlcli.errors import DataError
+from tlcli.models.head import HeadSpec, replace_heads
+from tlcli.results.atomic import replacing, write_text
+from tlcli.results.json_text import to_json_text
+from tlcli.results.records import SCHEMA_VERSION
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelDescription:
+    """What `model.json` holds; the weights beside it have the source library's own key names."""
+
+    model: str
+    """Source and architecture, `timm/resnet18`."""
+    weights: str
+    """Tag of the pretrained weights it started from, `none`, or `file`."""
+    weights_sha256: str | None
+    shape_tag: str | None
+    """Published weights whose variant of the architecture was built."""
+    head: HeadSpec
+    classes: tuple[str, ...]
+    class_titles: Mapping[str, str] = field(default_factory=dict)
+    preprocessing: Preprocessing
+    feature_dim: int
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain values."""
+        return {"schema_version": SCHEMA_VERSION, **asdict(self)}
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> "ModelDescription":
+        """Rebuild from `to_json`."""
+        fields = {key: value for key, value in values.items() if key != "schema_version"}
+        head = fields["head"]
+        fields["head"] = HeadSpec(hidden=tuple(head["hidden"]), dropout=head["dropout"])
+        fields["classes"] = tuple(fields["classes"])
+        fields["preprocessing"] = Preprocessing.from_json(fields["preprocessing"])
+        return cls(**fields)
+
+
+def build_network(description: ModelDescription) -> tuple[nn.Module, tuple[Stage, ...]]:
+    """Build the described network with random weights; return it with its stages."""
+    source_name, _, architecture = description.model.partition("/")
+    source = SOURCES[source_name]
+    network = source.build(architecture, tag=description.shape_tag, num_classes=None)
+    heads = source.head_names(network)
+    stages = find_stages(network, head_names=heads)
+    replace_heads(
+        network,
+        head_names=heads,
+        num_classes=len(description.classes),
+        spec=description.head,
+    )
+    return network, stages
+
+
+def save_weights(network: nn.Module, path: Path) -> None:
+    """Write all parameters and buffers of a network as safetensors, in whole or not at all."""
+    tensors = {
+        name: tensor.detach().cpu().contiguous().clone()
+        for name, tensor in network.state_dict().items()
+    }
+    with replacing(path) as temporary:
+        safetensors.torch.save_file(tensors, temporary)
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """Read what `save_weights` wrote.
+
+    Raises:
+        DataError: If the file is missing or damaged.
+    """
+    try:
+        return safetensors.torch.load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise DataError(
+            f"The weights {path} cannot be read ({error}); train again, or finish the run with "
+            "--resume."
+        ) from error
+
+
+def write_description(description: ModelDescription, path: Path) -> None:
+    """Write `model.json`."""
+    write_text(path, to_json_text(description.to_json()))
+
+
+def read_description(path: Path) -> ModelDescription:
+    """Read `model.json`.
+
+    Raises:
+        DataError: If it is missing or not what `write_description` writes.
+    """
+    try:
+        return ModelDescription.from_json(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(
+            f"{path} is missing or damaged ({error}): is this a finished run?"
+        ) from error
+
+
+def load_network(folder: Path) -> tuple[nn.Module, ModelDescription]:
+    """Rebuild the trained network of a run folder.
+
+    Raises:
+        DataError: If a file is missing or damaged.
+        WeightsError: If weights and description do not belong together.
+    """
+    description = read_description(folder / "model.json")
+    network, _ = build_network(description)
+    path = folder / "model.safetensors"
+    weight_files.load_state(network, read_weights(path), head_names=(), origin=str(path))
+    return network, description

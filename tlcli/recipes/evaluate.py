@@ -1,0 +1,241 @@
+"""`tlcli evaluate`: a run folder, or a pretrained model as it is, judged on a split."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from tlcli.backbones import imagenet
+from tlcli.backbones.pretrained import create_backbone
+from tlcli.config import DataConfig, EvaluateConfig
+from tlcli.data.preprocessing import Preprocessing
+from tlcli.data.table import ImageTable
+from tlcli.engine.runtime import Runtime, choose_runtime, describe_environment
+from tlcli.errors import ConfigError, DataError, ModelError
+from tlcli.models.saved_model import load_network
+from tlcli.recipes.image_data import (
+    BatchReader,
+    absolute_spec,
+    default_workers,
+    load_images,
+    load_unsplit,
+)
+from tlcli.recipes.judging import judge
+from tlcli.recipes.talk import Talk
+from tlcli.results.records import EvalReport
+from tlcli.results.run_dir import RunDirectory, check_free, default_run_path
+
+RUNS = Path("runs")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """What was found, and where the files are."""
+
+    report: EvalReport
+    folder: Path
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Judged:
+    """A model with what its outputs mean."""
+
+    network: nn.Module
+    name: str
+    class_names: tuple[str, ...]
+    preprocessing: Preprocessing
+    record: dict[str, Any]
+    """What a run folder of its own would say of it."""
+
+
+def run(config: EvaluateConfig, *, talk: Talk) -> Evaluation:
+    """Evaluate a model and return the report and the folder it was written to.
+
+    Raises:
+        TlcliError: For everything a user or the machine can get wrong; see `tlcli.errors`.
+    """
+    if config.run is not None:
+        return _evaluate_run(RunDirectory.open(Path(config.run).expanduser()), config, talk=talk)
+    return _evaluate_pretrained(config, talk=talk)
+
+
+def _evaluate_run(folder: RunDirectory, config: EvaluateConfig, *, talk: Talk) -> Evaluation:
+    network, description = load_network(folder.path)
+    judged = _Judged(
+        network=network,
+        name=description.model,
+        class_names=description.classes,
+        preprocessing=description.preprocessing,
+        record={},
+    )
+    if config.data is not None:
+        table, split = _given_data(config.data, config, talk=talk)
+        name = f"{_data_name(config.data)}-{split}"
+    else:
+        table, split = _own_data(folder, config, talk=talk)
+        name = split
+    target = folder.evaluation_dir(name)
+    return Evaluation(
+        report=_judge(judged, table, split=split, folder=target, config=config, talk=talk),
+        folder=target,
+    )
+
+
+def _evaluate_pretrained(config: EvaluateConfig, *, talk: Talk) -> Evaluation:
+    assert config.model is not None
+    path = _output_path(config)
+    check_free(path, overwrite=config.overwrite)
+    judged = _pretrained(config, talk=talk)
+    data = config.data or DataConfig.data
+    table, split = _given_data(data, config, talk=talk)
+    folder = RunDirectory.create(path, overwrite=config.overwrite)
+    target = folder.evaluation_dir(split)
+    report = _judge(judged, table, split=split, folder=target, config=config, talk=talk)
+    folder.update(
+        status="finished",
+        kind="classification",
+        command="evaluate",
+        **judged.record,
+        preprocessing=judged.preprocessing.to_json(),
+        data={
+            "spec": absolute_spec(data),
+            "fingerprint": table.fingerprint,
+            "counts": table.counts(),
+        },
+        environment=describe_environment(_runtime(config)),
+        seed=config.seed,
+        results={split: {"metrics": dict(report.metrics), "intervals": dict(report.intervals)}},
+    )
+    return Evaluation(report=report, folder=target)
+
+
+def _pretrained(config: EvaluateConfig, *, talk: Talk) -> _Judged:
+    weights = config.weights or "default"
+    if weights == "none":
+        raise ConfigError("--weights none: a random head knows no classes to evaluate.")
+    backbone = create_backbone(config.model or "", weights=weights, offline=config.offline)
+    talk.note(f"Model: {backbone.name}, weights {backbone.weights.path}.")
+    for remark in backbone.weights.remarks:
+        talk.note(f"Weights: {remark}")
+    if not backbone.class_names:
+        raise ModelError(
+            f"What the outputs of {backbone.name} with weights '{weights}' mean is not known, so "
+            "labels cannot be matched by name. Fine-tune it and evaluate the run."
+        )
+    record = {
+        "model": {
+            "source": backbone.name.partition("/")[0],
+            "name": backbone.name,
+            "weights": backbone.weights.tag,
+            "weights_path": backbone.weights.path,
+            "sha256": backbone.weights.sha256,
+        }
+    }
+    return _Judged(
+        network=backbone.network,
+        name=backbone.name,
+        class_names=backbone.class_names,
+        preprocessing=backbone.preprocessing,
+        record=record,
+    )
+
+
+def _own_data(
+    folder: RunDirectory, config: EvaluateConfig, *, talk: Talk
+) -> tuple[ImageTable, str]:
+    """Load the data of a run with the split it was trained with."""
+    kept = folder.read_record()["config"]
+    data = DataConfig(
+        data=kept["data"],
+        val_split=kept["val_split"],
+        test_split=kept["test_split"],
+        limit=kept["limit"],
+        on_bad_image=kept["on_bad_image"],
+    )
+    images = load_images(data, seed=kept["seed"], saved_split=folder.splits_path, talk=talk)
+    split = config.split or ("test" if "test" in images.table.splits else "val")
+    if split == "all":
+        raise ConfigError("--split all would mix images trained on with others; name one split.")
+    if config.limit:
+        raise ConfigError("--limit has no effect on a run's own data: its limit is kept.")
+    if split == "val":
+        talk.warn("val chose the best epoch of this run: as an estimate it is flattering.")
+    return images.table, split
+
+
+def _given_data(spec: str, config: EvaluateConfig, *, talk: Talk) -> tuple[ImageTable, str]:
+    """Load other data as it is: its own splits, or all of it where it has none."""
+    table = load_unsplit(
+        spec, limit=config.limit, on_bad_image=config.on_bad_image, seed=config.seed, talk=talk
+    )
+    if config.split == "all":
+        table = table.with_items(table.items.assign(split="unsplit"))
+    parts = [split for split in ("test", "val", "unsplit", "train") if split in table.splits]
+    split = config.split if config.split and config.split != "all" else parts[0]
+    table.part(split)  # an error that names the splits there are
+    return table, split
+
+
+def _judge(
+    judged: _Judged,
+    table: ImageTable,
+    *,
+    split: str,
+    folder: Path,
+    config: EvaluateConfig,
+    talk: Talk,
+) -> EvalReport:
+    runtime = _runtime(config)
+    runtime.place(judged.network)
+    reader = BatchReader(
+        table=table,
+        preprocessing=judged.preprocessing,
+        batch_size=config.batch_size,
+        num_workers=default_workers(config.runtime.num_workers, runtime=runtime),
+        runtime=runtime,
+        talk=talk,
+    )
+    return judge(
+        judged.network,
+        class_names=judged.class_names,
+        titles=_titles(table, judged),
+        reader=reader,
+        split=split,
+        folder=folder,
+    )
+
+
+def _titles(table: ImageTable, judged: _Judged) -> Mapping[str, str]:
+    """Return readable class names: those of the data, else ImageNet's for WordNet ids."""
+    if table.class_titles:
+        return table.class_titles
+    known = imagenet.titles("imagenet-1k")
+    return known if set(judged.class_names) <= set(known) else {}
+
+
+def _runtime(config: EvaluateConfig) -> Runtime:
+    return choose_runtime(
+        config.runtime.device,
+        amp=config.runtime.amp,
+        amp_dtype=config.runtime.amp_dtype,
+        channels_last=config.runtime.channels_last,
+        seed=config.seed,
+    )
+
+
+def _output_path(config: EvaluateConfig) -> Path:
+    if config.output is not None:
+        return Path(config.output).expanduser()
+    architecture = (config.model or "").rpartition("/")[2]
+    return default_run_path(
+        RUNS, f"evaluate-{architecture}-{_data_name(config.data or DataConfig.data)}"
+    )
+
+
+def _data_name(spec: str) -> str:
+    name = Path(absolute_spec(spec).rpartition(":")[2]).stem
+    if not name:
+        raise DataError(f"--data '{spec}' has no name of its own; give --output.")
+    return name

@@ -1,0 +1,397 @@
+"""`tlcli finetune`: from a pretrained network and a user's images to a run folder."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from tlcli.backbones.catalog import parse_backbone_name
+from tlcli.backbones.pretrained import (
+    build_untrained,
+    choose_weights,
+    create_backbone,
+    find_weights,
+)
+from tlcli.backbones.protocol import Backbone
+from tlcli.config import FinetuneConfig, options_of
+from tlcli.data.split_file import write_split
+from tlcli.engine.classification import ClassificationTask
+from tlcli.engine.ema import averaged_copy
+from tlcli.engine.interrupts import StopSignals
+from tlcli.engine.loop import evaluate
+from tlcli.engine.optim import build_optimizer, build_scheduler, learning_rate_factor
+from tlcli.engine.runtime import Runtime, choose_runtime, describe_environment
+from tlcli.engine.training_state import TrainingState
+from tlcli.errors import FrozenMovedError, InterruptedRunError
+from tlcli.models.head import parse_head, replace_heads
+from tlcli.models.saved_model import ModelDescription, write_description
+from tlcli.models.staged import StagedModel
+from tlcli.recipes.image_data import (
+    BatchReader,
+    RunImages,
+    absolute_spec,
+    default_workers,
+    load_images,
+)
+from tlcli.recipes.judging import judge
+from tlcli.recipes.talk import Talk
+from tlcli.recipes.training_plan import (
+    PlanReport,
+    TrainingPlan,
+    describe_plan,
+    hole_warning,
+    plan_training,
+)
+from tlcli.recipes.training_run import History, Training
+from tlcli.results.atomic import write_csv
+from tlcli.results.figures import draw_training_curves
+from tlcli.results.records import SCHEMA_VERSION, EvalReport
+from tlcli.results.run_dir import RunDirectory, check_free, default_run_path
+
+RUNS = Path("runs")
+"""Where runs go that are given no --output."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Job:
+    """A run before its first step."""
+
+    config: FinetuneConfig
+    runtime: Runtime
+    images: RunImages
+    backbone: Backbone
+    model: StagedModel
+    plan: TrainingPlan
+    reader: BatchReader
+    seconds_prepare: float
+
+    @property
+    def description(self) -> ModelDescription:
+        return ModelDescription(
+            model=self.backbone.name,
+            weights=self.backbone.weights.tag,
+            weights_sha256=self.backbone.weights.sha256,
+            shape_tag=self.backbone.shape_tag,
+            head=parse_head(self.config.freezing.head),
+            classes=self.images.table.classes,
+            class_titles=dict(self.images.table.class_titles),
+            preprocessing=self.backbone.preprocessing,
+            feature_dim=self.backbone.feature_dim,
+        )
+
+
+def dry_run(config: FinetuneConfig, *, talk: Talk) -> PlanReport:
+    """Return what `run` would train, without weights, without a step, without writing anything."""
+    name = parse_backbone_name(config.model.model)
+    choice = choose_weights(name, config.model.weights)
+    if choice.tag and not find_weights(name, choice.tag):
+        talk.note(f"Weights {choice.tag} of {name} are not on this machine; a run fetches them.")
+    backbone = build_untrained(name, weights=choice)
+    images = load_images(config.data, seed=config.train.seed, talk=talk)
+    classes = len(images.table.classes)
+    model = _with_new_head(backbone, config, num_classes=classes)
+    plan = plan_training(model, backbone=backbone, freezing=config.freezing, train=config.train)
+    _warn_of_holes(plan, model=model, talk=talk)
+    return describe_plan(
+        plan, model=model, train=config.train, name=str(name), weights=str(choice), classes=classes
+    )
+
+
+def run(config: FinetuneConfig, *, talk: Talk) -> dict[str, Any]:
+    """Fine-tune a network and return what `finetune --json` prints.
+
+    Raises:
+        TlcliError: For everything a user or the machine can get wrong; see `tlcli.errors`.
+    """
+    config = replace(config, data=replace(config.data, data=absolute_spec(config.data.data)))
+    former = _run_to_resume(config, talk=talk)
+    if former is not None and former.read_record()["status"] == "finished":
+        talk.note(f"{former.path} is finished; there is nothing to go on with.")
+        return summary(former)
+    path = _run_path(config)
+    if former is None:
+        check_free(path, overwrite=config.output.overwrite)
+    job = _prepare(config, former=former, talk=talk)
+    folder = former or RunDirectory.create(path, overwrite=config.output.overwrite)
+    with _status_kept(folder):
+        if former is None:
+            _write_start(folder, job)
+        _train_and_judge(folder, job, is_resumed=former is not None, talk=talk)
+    return summary(folder)
+
+
+def summary(folder: RunDirectory) -> dict[str, Any]:
+    """Return what `finetune --json` prints of a run."""
+    record = folder.read_record()
+    keys = ("status", "best", "results", "frozen", "trunk_cache", "seconds")
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "run": str(folder.path),
+        **{key: record.get(key) for key in keys},
+    }
+
+
+def _run_path(config: FinetuneConfig) -> Path:
+    if config.output.output is not None:
+        return Path(config.output.output).expanduser()
+    architecture = parse_backbone_name(config.model.model).architecture
+    data = Path(config.data.data.rpartition(":")[2]).stem
+    return default_run_path(RUNS, f"finetune-{architecture}-{data}")
+
+
+def _run_to_resume(config: FinetuneConfig, *, talk: Talk) -> RunDirectory | None:
+    if not config.output.resume:
+        return None
+    path = _run_path(config)
+    if not path.exists():
+        talk.note(f"{path} does not exist yet: nothing to resume, starting it.")
+        return None
+    folder = RunDirectory.open(path)
+    return folder if folder.checkpoint_path.exists() else None
+
+
+def _prepare(config: FinetuneConfig, *, former: RunDirectory | None, talk: Talk) -> _Job:
+    """Load images and weights and decide what is trained."""
+    started = time.perf_counter()
+    runtime = choose_runtime(
+        config.runtime.device,
+        amp=config.runtime.amp,
+        amp_dtype=config.runtime.amp_dtype,
+        channels_last=config.runtime.channels_last,
+        seed=config.train.seed,
+    )
+    backbone = _backbone(config, talk=talk)
+    images = load_images(
+        config.data,
+        seed=config.train.seed,
+        saved_split=former.splits_path if former else None,
+        talk=talk,
+    )
+    runtime.seed_step(0, 0)  # for the layers of a new head
+    model = _with_new_head(backbone, config, num_classes=len(images.table.classes))
+    plan = plan_training(model, backbone=backbone, freezing=config.freezing, train=config.train)
+    _warn_of_holes(plan, model=model, talk=talk)
+    runtime.place(model)
+    reader = BatchReader(
+        table=images.table,
+        preprocessing=backbone.preprocessing,
+        batch_size=config.train.batch_size,
+        num_workers=default_workers(config.runtime.num_workers, runtime=runtime),
+        runtime=runtime,
+        talk=talk,
+    )
+    return _Job(
+        config=config,
+        runtime=runtime,
+        images=images,
+        backbone=backbone,
+        model=model,
+        plan=plan,
+        reader=reader,
+        seconds_prepare=time.perf_counter() - started,
+    )
+
+
+def _backbone(config: FinetuneConfig, *, talk: Talk) -> Backbone:
+    model = config.model
+    backbone = create_backbone(model.model, weights=model.weights, offline=model.offline)
+    origin = f" from {backbone.weights.path}" if backbone.weights.path else ""
+    talk.note(f"Model: {backbone.name}, weights {backbone.weights.tag}{origin}.")
+    for remark in backbone.weights.remarks:
+        talk.note(f"Weights: {remark}")
+    return backbone
+
+
+def _with_new_head(backbone: Backbone, config: FinetuneConfig, *, num_classes: int) -> StagedModel:
+    replace_heads(
+        backbone.network,
+        head_names=backbone.head_names,
+        num_classes=num_classes,
+        spec=parse_head(config.freezing.head),
+    )
+    return StagedModel(backbone.network, stages=backbone.stages)
+
+
+def _warn_of_holes(plan: TrainingPlan, *, model: StagedModel, talk: Talk) -> None:
+    if warning := hole_warning(plan.phases, stages=model.stages):
+        talk.warn(warning)
+
+
+def _write_start(folder: RunDirectory, job: _Job) -> None:
+    """Write all that is known before the first step."""
+    write_split(job.images.whole, folder.splits_path)
+    write_description(job.description, folder.model_json_path)
+    options = options_of(job.config)
+    # What the folder says stays true when it is moved, and a copy of it is no resume.
+    kept = {k: v for k, v in options.items() if k not in ("output", "overwrite", "resume")}
+    folder.write_config_toml({key: value for key, value in kept.items() if value is not None})
+    if job.images.skipped:
+        write_csv(
+            folder.path / "skipped_images.csv", header=["path", "reason"], rows=job.images.skipped
+        )
+    folder.update(
+        kind="classification",
+        command="finetune",
+        config=options,
+        model={
+            "source": job.backbone.name.partition("/")[0],
+            "name": job.backbone.name,
+            "weights": job.backbone.weights.tag,
+            "weights_path": job.backbone.weights.path,
+            "sha256": job.backbone.weights.sha256,
+            "remarks": list(job.backbone.weights.remarks),
+            "feature_dim": job.backbone.feature_dim,
+            "stages": [stage.label for stage in job.backbone.stages],
+        },
+        classes=list(job.images.table.classes),
+        preprocessing=job.backbone.preprocessing.to_json(),
+        data=job.images.to_json(),
+        environment=describe_environment(job.runtime),
+        seed=job.config.train.seed,
+        phases=[{"start": p.start, "trained": list(p.trained)} for p in job.plan.phases],
+    )
+
+
+@contextmanager
+def _status_kept(folder: RunDirectory) -> Iterator[None]:
+    """Let `run.json` tell how the run ended."""
+    folder.update(status="running")
+    try:
+        yield
+    except (InterruptedRunError, KeyboardInterrupt):
+        folder.update(status="interrupted")
+        raise
+    except BaseException as error:
+        folder.update(status="failed", error=str(error))
+        raise
+    folder.update(status="finished")
+
+
+def _train_and_judge(folder: RunDirectory, job: _Job, *, is_resumed: bool, talk: Talk) -> None:
+    with StopSignals() as signals:
+        training = _training(folder, job, signals=signals, talk=talk)
+        history = training.go_on() if is_resumed else training.start()
+        training.train(history, signals=signals)
+        proofs = training.finish(history)
+    _record_proof(folder, proofs)
+    draw_training_curves(folder.path / "training_curves.png", rows=folder.read_metrics())
+    started = time.perf_counter()
+    reports: dict[str, EvalReport] = {
+        split: judge(
+            training.state.judged,
+            class_names=job.images.table.classes,
+            titles=job.images.table.class_titles,
+            reader=job.reader,
+            split=split,
+            folder=folder.evaluation_dir(split),
+        )
+        for split in ("val", "test")
+        if split in job.images.table.splits
+    }
+    seconds_final = time.perf_counter() - started
+    _write_end(folder, job, history=history, reports=reports, seconds_final=seconds_final)
+
+
+def _record_proof(folder: RunDirectory, proofs: list[dict[str, Any]]) -> None:
+    """Write the proof; the totals are of what was frozen through the whole run."""
+    last = proofs[-1]
+    names = sorted({name for proof in proofs for name in proof["changed_names"]})
+    folder.update(
+        frozen={
+            "tensors": last["tensors"],
+            "buffers": last["buffers"],
+            "changed": len(names),
+            "phases": proofs,
+        }
+    )
+    if names:
+        raise FrozenMovedError(
+            f"{len(names)} frozen tensors moved during training, the first is '{names[0]}'. "
+            "The result cannot be trusted; please report this with the model's name."
+        )
+
+
+def _write_end(
+    folder: RunDirectory,
+    job: _Job,
+    *,
+    history: History,
+    reports: dict[str, EvalReport],
+    seconds_final: float,
+) -> None:
+    seconds = {
+        "prepare": job.seconds_prepare,
+        "train": history.seconds_train,
+        "eval": history.seconds_eval,
+        "final_eval": seconds_final,
+    }
+    folder.update(
+        best=history.best_json(job.config.train.monitor),
+        results={
+            split: {
+                "num_images": report.num_images,
+                "metrics": dict(report.metrics),
+                "intervals": {name: list(pair) for name, pair in report.intervals.items()},
+            }
+            for split, report in reports.items()
+        },
+        trunk_cache={"hits": 0, "misses": 0, "bytes": 0},
+        seconds={**seconds, "total": sum(seconds.values())},
+    )
+
+
+def _training(folder: RunDirectory, job: _Job, *, signals: StopSignals, talk: Talk) -> Training:
+    """Put the model, the optimizer and the data together."""
+    train = job.config.train
+    steps_per_epoch, train_steps = job.reader.training(
+        augment=train.augment, grad_accum_steps=train.grad_accum_steps
+    )
+    state = _first_state(job, steps_per_epoch=steps_per_epoch)
+    judged = ClassificationTask(
+        state.judged, preprocessing=job.backbone.preprocessing, runtime=job.runtime
+    )
+    paths = job.images.table.part("train")["path"]
+    return Training(
+        task=ClassificationTask(
+            state.model,
+            preprocessing=job.backbone.preprocessing,
+            runtime=job.runtime,
+            label_smoothing=train.label_smoothing,
+        ),
+        state=state,
+        run=folder,
+        runtime=job.runtime,
+        epochs=train.epochs,
+        patience=train.patience,
+        monitor=train.monitor,
+        clip_grad=train.clip_grad,
+        train_steps=train_steps,
+        validate=lambda: evaluate(
+            judged.model,
+            job.reader.evaluation("val"),
+            evaluator=judged.evaluator(),
+            check_stop=signals.check,
+        ).compute(),
+        file_of=lambda index: str(paths[index]),
+        talk=talk,
+    )
+
+
+def _first_state(job: _Job, *, steps_per_epoch: int) -> TrainingState:
+    train = job.config.train
+    optimizer = build_optimizer(job.model.network, job.plan.groups, name=train.opt)
+    factor = learning_rate_factor(
+        train.lr_schedule,
+        total_steps=train.epochs * steps_per_epoch,
+        warmup_steps=round(train.warmup_epochs * steps_per_epoch),
+    )
+    return TrainingState(
+        model=job.model,
+        optimizer=optimizer,
+        scheduler=build_scheduler(optimizer, factor),
+        phases=job.plan.phases,
+        ema=averaged_copy(job.model, decay=train.ema) if train.ema else None,
+        scaler=job.runtime.grad_scaler(),
+    )

@@ -1,0 +1,228 @@
+"""The images of a run: loaded, checked, split, and made into batches."""
+
+import math
+import os
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tlcli.config import DataConfig, OnBadImage
+from tlcli.data.augment import AugmentLevel, train_transform
+from tlcli.data.catalog import load_table
+from tlcli.data.image_check import check_images, find_duplicates
+from tlcli.data.loaders import (
+    ImageBatch,
+    ImageDataset,
+    epoch_batches,
+    image_batches,
+    ordered_batches,
+)
+from tlcli.data.preprocessing import Preprocessing
+from tlcli.data.split_file import read_split
+from tlcli.data.splits import limit_table, split_table
+from tlcli.data.table import ImageTable
+from tlcli.data.transforms import eval_transform
+from tlcli.engine.runtime import Runtime
+from tlcli.recipes.talk import Talk
+
+_SAMPLE_PREFIX = "sample:"
+_GPU_WORKERS = 8
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunImages:
+    """The images of a run and what was found while looking at them."""
+
+    table: ImageTable
+    """With the splits and the limit of the run."""
+    whole: ImageTable
+    """Before the limit: what `splits.csv` keeps."""
+    skipped: tuple[tuple[str, str], ...] = ()
+    """Path and reason of every image left out by `--on-bad-image skip`."""
+    copies: int = 0
+    """Images that equal an earlier one byte for byte."""
+    crossing_copies: int = 0
+    """Sets of equal images that lie in more than one split."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what `run.json` says of the data."""
+        return {
+            "spec": absolute_spec(self.table.spec),
+            "fingerprint": self.whole.fingerprint,
+            "counts": self.table.counts(),
+            "skipped": len(self.skipped),
+            "exact_copies": self.copies,
+            "copies_across_splits": self.crossing_copies,
+        }
+
+
+def absolute_spec(spec: str) -> str:
+    """Return a data specification that means the same from any folder."""
+    return spec if spec.startswith(_SAMPLE_PREFIX) else str(Path(spec).expanduser().resolve())
+
+
+def load_images(
+    config: DataConfig, *, seed: int, saved_split: Path | None = None, talk: Talk
+) -> RunImages:
+    """Load the table of `--data`, leave out bad images if asked to, and split it.
+
+    Args:
+        config: The data options.
+        seed: Of the split.
+        saved_split: `splits.csv` of a run to go on with, instead of a new split.
+        talk: Is told of everything found.
+    """
+    table, skipped = _load(config.data, on_bad_image=config.on_bad_image, talk=talk)
+    if saved_split is not None:
+        whole = read_split(table, saved_split)
+    else:
+        whole = split_table(
+            table, val_fraction=config.val_split, test_fraction=config.test_split, seed=seed
+        )
+    limited = limit_table(whole, limit=config.limit, seed=seed) if config.limit else whole
+    copies, crossing = _count_copies(limited)
+    _report(limited, copies=copies, crossing=crossing, talk=talk)
+    return RunImages(
+        table=limited, whole=whole, skipped=skipped, copies=copies, crossing_copies=crossing
+    )
+
+
+def load_unsplit(
+    spec: str, *, limit: int, on_bad_image: OnBadImage, seed: int, talk: Talk
+) -> ImageTable:
+    """Load a table with the splits it comes with, for evaluation only."""
+    table, _ = _load(spec, on_bad_image=on_bad_image, talk=talk)
+    limited = limit_table(table, limit=limit, seed=seed) if limit else table
+    _report(limited, copies=0, crossing=0, talk=talk)
+    return limited
+
+
+def _load(
+    spec: str, *, on_bad_image: OnBadImage, talk: Talk
+) -> tuple[ImageTable, tuple[tuple[str, str], ...]]:
+    table = load_table(spec)
+    if on_bad_image == "fail":
+        return table, ()
+    return _without_bad_images(table, talk=talk)
+
+
+def _without_bad_images(
+    table: ImageTable, *, talk: Talk
+) -> tuple[ImageTable, tuple[tuple[str, str], ...]]:
+    """Decode every image once and drop the rows of those that cannot be."""
+    talk.note(f"Looking for bad images among {len(table.items)} (--on-bad-image skip).")
+    paths = [table.root / path for path in table.items["path"]]
+    problems = [check.problem for check in check_images(paths, threads=os.cpu_count() or 1)]
+    bad = [problem is not None for problem in problems]
+    skipped = tuple(
+        (path, problem)
+        for path, problem in zip(table.items["path"], problems, strict=True)
+        if problem is not None
+    )
+    for _, problem in skipped:
+        talk.warn(f"left out: {problem}")
+    kept = table.items[[not is_bad for is_bad in bad]]
+    return (table.with_items(kept) if skipped else table), skipped
+
+
+def _count_copies(table: ImageTable) -> tuple[int, int]:
+    """Return how many images are exact copies, and how many sets of copies cross splits."""
+    split_of = {
+        table.root / path: split
+        for path, split in zip(table.items["path"], table.items["split"], strict=True)
+    }
+    groups = find_duplicates(split_of)
+    crossing = sum(len({split_of[path] for path in group}) > 1 for group in groups)
+    return sum(len(group) - 1 for group in groups), crossing
+
+
+def _report(table: ImageTable, *, copies: int, crossing: int, talk: Talk) -> None:
+    sizes = ", ".join(f"{sum(n.values())} {split}" for split, n in table.counts().items())
+    talk.note(f"Data: {table.spec}: {len(table.classes)} classes, {sizes} images.")
+    for remark in table.remarks:
+        talk.warn(remark)
+    if crossing:
+        talk.warn(
+            f"{copies} images are exact copies of others, and {crossing} of the copied pictures "
+            "lie in more than one split: results on val and test are flattered by them."
+        )
+    elif copies:
+        talk.warn(f"{copies} images are exact copies of others in the same split.")
+
+
+def default_workers(num_workers: int | None, *, runtime: Runtime) -> int:
+    """Return how many processes read images.
+
+    On the CPU a worker takes from the model what it gives, so there the default is none.
+    """
+    if num_workers is not None:
+        return num_workers
+    return 0 if runtime.device.type == "cpu" else min(_GPU_WORKERS, os.cpu_count() or 1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class BatchReader:
+    """Reads splits of one table as one model wants them."""
+
+    table: ImageTable
+    preprocessing: Preprocessing
+    batch_size: int
+    num_workers: int
+    runtime: Runtime
+    talk: Talk
+
+    def evaluation(self, split: str) -> Iterator[ImageBatch]:
+        """Yield every image of a split once, in the order of its rows."""
+        paths = self.table.paths(split)
+        dataset = ImageDataset(
+            paths, self.table.targets(split), transform=eval_transform(self.preprocessing)
+        )
+        batches = ordered_batches(len(paths), batch_size=self.batch_size)
+        yield from self.talk.track(self._read(dataset, batches), label=split, num_images=len(paths))
+
+    def training(
+        self, *, augment: AugmentLevel, grad_accum_steps: int
+    ) -> tuple[int, Callable[[int, int], Iterable[list[ImageBatch]]]]:
+        """Return the steps of an epoch, and a function from (epoch, steps done) to the others."""
+        paths, seed = self.table.paths("train"), self.runtime.seed
+        dataset = ImageDataset(
+            paths,
+            self.table.targets("train"),
+            transform=train_transform(self.preprocessing, level=augment),
+            seed=seed,
+        )
+
+        def references(epoch: int) -> list[list[tuple[int, int]]]:
+            return epoch_batches(len(paths), batch_size=self.batch_size, seed=seed, epoch=epoch)
+
+        def steps(epoch: int, done: int) -> Iterator[list[ImageBatch]]:
+            left = references(epoch)[done * grad_accum_steps :]
+            num_images = sum(len(batch) for batch in left)
+            batches = self.talk.track(
+                self._read(dataset, left), label=f"epoch {epoch + 1}", num_images=num_images
+            )
+            yield from _in_groups(batches, size=grad_accum_steps)
+
+        return math.ceil(len(references(0)) / grad_accum_steps), steps
+
+    def _read(
+        self, dataset: ImageDataset, batches: list[list[tuple[int, int]]]
+    ) -> Iterator[ImageBatch]:
+        return image_batches(
+            dataset,
+            batches,
+            num_workers=self.num_workers,
+            pin_memory=self.runtime.device.type == "cuda",
+        )
+
+
+def _in_groups(batches: Iterable[ImageBatch], *, size: int) -> Iterator[list[ImageBatch]]:
+    group: list[ImageBatch] = []
+    for batch in batches:
+        group.append(batch)
+        if len(group) == size:
+            yield group
+            group = []
+    if group:
+        yield group

@@ -1,0 +1,165 @@
+"""What will be trained, how fast, and from when on: the answer to `--dry-run`."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from tlcli.backbones.protocol import Backbone
+from tlcli.backbones.stages import HEAD, Stage
+from tlcli.config import FreezingConfig, TrainConfig
+from tlcli.engine.optim import ParamGroup, param_groups, stage_learning_rates
+from tlcli.errors import ConfigError
+from tlcli.models.staged import StagedModel
+from tlcli.models.unfreezing import Phase, holes, parse_schedule, parse_unfreeze
+from tlcli.results.records import SCHEMA_VERSION
+
+DEFAULT_UNFREEZE = "all"
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingPlan:
+    """Phases, learning rates and parameter groups of one model."""
+
+    phases: tuple[Phase, ...]
+    learning_rates: dict[str, float]
+    groups: list[ParamGroup]
+
+    def trained_from(self, stage: str) -> int | None:
+        """Return the epochs done before a stage is trained, None if it stays frozen."""
+        return next((phase.start for phase in self.phases if stage in phase.trained), None)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlanRow:
+    """One stage of the plan."""
+
+    stage: str
+    label: str
+    parameters: int
+    lr: float | None
+    """Peak learning rate, None if it stays frozen."""
+    weight_decay: float | None
+    """Of its weight matrices, None if it stays frozen."""
+    trained_from: int | None
+    """Epochs done before it is trained, None if it stays frozen."""
+    batch_norm: str
+    """Mode of its BatchNorm layers: `train`, `eval`, `eval, then train`, or `-` without any."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlanReport:
+    """What `--dry-run` prints."""
+
+    model: str
+    weights: str
+    classes: int
+    rows: tuple[PlanRow, ...]
+    phases: tuple[Phase, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the document of `finetune --dry-run --json`."""
+        return {
+            "schema_version": SCHEMA_VERSION,
+            "model": self.model,
+            "weights": self.weights,
+            "classes": self.classes,
+            "stages": [vars(row) for row in self.rows],
+            "phases": [{"start": p.start, "trained": list(p.trained)} for p in self.phases],
+        }
+
+
+def plan_training(
+    model: StagedModel, *, backbone: Backbone, freezing: FreezingConfig, train: TrainConfig
+) -> TrainingPlan:
+    """Turn the user's words into phases and parameter groups.
+
+    Raises:
+        ConfigError: If a stage does not exist, or an option could have no effect.
+    """
+    phases = read_phases(freezing, stages=model.stages, epochs=train.epochs)
+    if train.backbone_lr is not None and phases[-1].trained == (HEAD,):
+        raise ConfigError("--backbone-lr has no effect: only the head is trained.")
+    rates = stage_learning_rates(
+        [stage.name for stage in model.stages],
+        lr=train.head_lr,
+        backbone_lr=train.last_stage_lr,
+        layer_decay=train.layer_decay,
+    )
+    groups = param_groups(
+        model,
+        learning_rates=rates,
+        weight_decay=train.weight_decay,
+        no_weight_decay=backbone.no_weight_decay,
+    )
+    return TrainingPlan(phases=phases, learning_rates=rates, groups=groups)
+
+
+def read_phases(
+    freezing: FreezingConfig, *, stages: Sequence[Stage], epochs: int
+) -> tuple[Phase, ...]:
+    """Return the phases that `--unfreeze` or `--schedule` asks for."""
+    names = [stage.name for stage in stages]
+    if freezing.schedule is not None:
+        return parse_schedule(freezing.schedule, stages=names, epochs=epochs)
+    return parse_unfreeze(freezing.unfreeze or DEFAULT_UNFREEZE, stages=names)
+
+
+def hole_warning(phases: Sequence[Phase], *, stages: Sequence[Stage]) -> str | None:
+    """Return what to tell a user who leaves a stage frozen between trained ones and the head."""
+    names = [stage.name for stage in stages]
+    left = [name for name in holes(phases[-1].trained, stages=names) if name != HEAD]
+    if not left:
+        return None
+    return (
+        f"{', '.join(left)} stays frozen although an earlier stage is trained; "
+        "last:N trains everything from a stage up to the head."
+    )
+
+
+def describe_plan(
+    plan: TrainingPlan,
+    *,
+    model: StagedModel,
+    train: TrainConfig,
+    name: str,
+    weights: str,
+    classes: int,
+) -> PlanReport:
+    """Return the plan stage by stage."""
+    return PlanReport(
+        model=name,
+        weights=weights,
+        classes=classes,
+        rows=tuple(_row(plan, stage, model=model, train=train) for stage in model.stages),
+        phases=plan.phases,
+    )
+
+
+def _row(plan: TrainingPlan, stage: Stage, *, model: StagedModel, train: TrainConfig) -> PlanRow:
+    start = plan.trained_from(stage.name)
+    frozen = start is None
+    named = model.network.named_parameters()
+    return PlanRow(
+        stage=stage.name,
+        label=stage.label,
+        parameters=sum(p.numel() for key, p in named if stage.owns(key)),
+        lr=None if frozen else plan.learning_rates[stage.name],
+        weight_decay=None if frozen else train.weight_decay,
+        trained_from=start,
+        batch_norm=_batch_norm_mode(model.network, stage, start=start),
+    )
+
+
+def _batch_norm_mode(network: nn.Module, stage: Stage, *, start: int | None) -> str:
+    has_any = any(
+        isinstance(module, _BatchNorm) and stage.owns(name)
+        for name, module in network.named_modules()
+    )
+    if not has_any:
+        return "-"
+    if start is None:
+        return "eval"
+    return "train" if start == 0 else "eval, then train"

@@ -1,0 +1,181 @@
+"""Training with a run folder: every epoch logged and saved, the best kept, frozen parts proved."""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from tlcli.config import Monitor
+from tlcli.data.loaders import ImageBatch
+from tlcli.engine.interrupts import StopRequested, StopSignals
+from tlcli.engine.loop import NonFiniteLoss, fit
+from tlcli.engine.runtime import Runtime
+from tlcli.engine.tasks import Task
+from tlcli.engine.training_state import TrainingState
+from tlcli.errors import InterruptedRunError, NonFiniteLossError
+from tlcli.models.frozen_proof import FrozenReport, check_frozen, digests_of, frozen_digests
+from tlcli.models.saved_model import read_weights, save_weights
+from tlcli.recipes.talk import Talk
+from tlcli.results.records import EpochReport
+from tlcli.results.run_dir import RunDirectory
+
+_SMALLER_IS_BETTER = ("loss",)
+_FILES_SHOWN = 8
+
+
+@dataclass(kw_only=True)
+class History:
+    """What the epochs so far amount to; part of every checkpoint."""
+
+    best_epoch: int = 0
+    best_value: float | None = None
+    best_loss: float | None = None
+    proofs: list[dict[str, Any]] = field(default_factory=list)
+    """Of the phases that are over."""
+    seconds_train: float = 0.0
+    seconds_eval: float = 0.0
+
+    def improves(self, report: EpochReport, *, monitor: Monitor) -> bool:
+        """Take a report in; say whether it is the best so far (ties go to the lower loss)."""
+        value, loss = report.metrics[monitor], report.metrics["loss"]
+        if self.best_value is not None and self.best_loss is not None:
+            sign = -1 if monitor in _SMALLER_IS_BETTER else 1
+            if (sign * value, -loss) <= (sign * self.best_value, -self.best_loss):
+                return False
+        self.best_epoch, self.best_value, self.best_loss = report.epoch, value, loss
+        return True
+
+    def best_json(self, monitor: Monitor) -> dict[str, Any]:
+        """Return `best` of `run.json`."""
+        return {"epoch": self.best_epoch, "metric": f"val/{monitor}", "value": self.best_value}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Training:
+    """One training with everything it needs, ready to start or to go on."""
+
+    task: Task
+    state: TrainingState
+    run: RunDirectory
+    runtime: Runtime
+    epochs: int
+    patience: int
+    monitor: Monitor
+    clip_grad: float
+    train_steps: Callable[[int, int], Iterable[list[ImageBatch]]]
+    validate: Callable[[], Mapping[str, float]]
+    file_of: Callable[[int], str]
+    """Name of a training image by its row, for messages."""
+    talk: Talk
+
+    def start(self) -> History:
+        """Record what is frozen at first and save the state before the first step."""
+        history = History()
+        self._begin_phase()
+        self._save(history)
+        return history
+
+    def go_on(self) -> History:
+        """Take up the last checkpoint of the run folder."""
+        extra = self.state.load(self.run.checkpoint_path, device=self.runtime.device)
+        self.run.keep_metrics_until(self.state.epoch)
+        self.talk.note(
+            f"Going on after {self.state.epoch} epochs and {self.state.step} steps of the next."
+        )
+        return History(**extra)
+
+    def train(self, history: History, *, signals: StopSignals) -> None:
+        """Run the epochs that are left.
+
+        Raises:
+            InterruptedRunError: If a signal came; the state is saved.
+            NonFiniteLossError: If the loss is not finite; the last checkpoint is from before.
+        """
+        try:
+            for report in self._reports(signals):
+                self._take_in(report, history)
+                if self._is_over(report.epoch, history):
+                    break
+        except StopRequested as error:
+            self._save(history)
+            raise InterruptedRunError(
+                f"Stopped after {self.state.epoch} epochs and {self.state.step} steps; saved. "
+                f"Go on with: tlcli finetune --output {self.run.path} --resume",
+                signal_number=signals.received or 0,
+            ) from error
+        except NonFiniteLoss as error:
+            raise NonFiniteLossError(self._describe(error)) from error
+
+    def _reports(self, signals: StopSignals) -> Iterable[EpochReport]:
+        return fit(
+            self.task,
+            self.state,
+            epochs=self.epochs,
+            train_steps=self.train_steps,
+            validate=self.validate,
+            runtime=self.runtime,
+            clip_grad=self.clip_grad,
+            check_stop=signals.check,
+        )
+
+    def _take_in(self, report: EpochReport, history: History) -> None:
+        """Log an epoch, keep its weights if they are the best, and save the state."""
+        is_best = history.improves(report, monitor=self.monitor)
+        history.seconds_train += report.seconds_train
+        history.seconds_eval += report.seconds_eval
+        if is_best:
+            save_weights(self.state.judged_network, self.run.weights_path)
+        self.talk.epoch(report, epochs=self.epochs, is_best=is_best)
+        if self.state.epoch < self.epochs and self.state.phase_is_over():
+            history.proofs.append(self._proof(frozen_digests(self.state.model)))
+            self._begin_phase()
+        self.run.append_metrics(report)
+        self._save(history)
+
+    def _begin_phase(self) -> None:
+        """Open the stages of the next epoch and remember what must not move from now on."""
+        self.state.enter_phase()
+        self.state.frozen_digests = frozen_digests(self.state.model)
+        opened = ", ".join(self.state.phases[self.state.phase or 0].trained)
+        self.talk.note(f"Phase {self.state.phase} from epoch {self.state.epoch + 1}: {opened}.")
+
+    def _is_over(self, epoch: int, history: History) -> bool:
+        """Say whether patience is at its end; it counts within the last phase only."""
+        last = len(self.state.phases) - 1
+        if not self.patience or self.state.phase != last or epoch >= self.epochs:
+            return False
+        since = epoch - max(history.best_epoch, self.state.phases[last].start)
+        if since >= self.patience:
+            self.talk.note(f"No better epoch for {since}: stopping early (--patience).")
+        return since >= self.patience
+
+    def finish(self, history: History) -> list[dict[str, Any]]:
+        """Compare the frozen tensors of the saved model with those before; return all proofs."""
+        network = self.state.judged_network
+        network.load_state_dict(read_weights(self.run.weights_path))
+        last = self._proof(digests_of(network.state_dict().items()))
+        in_training = self._proof(frozen_digests(self.state.model))
+        changed = sorted({*last["changed_names"], *in_training["changed_names"]})
+        return [*history.proofs, {**last, "changed": len(changed), "changed_names": changed}]
+
+    def _proof(self, after: Mapping[str, str]) -> dict[str, Any]:
+        parameters = [name for name, _ in self.state.model.network.named_parameters()]
+        report: FrozenReport = check_frozen(
+            self.state.frozen_digests, after=after, parameters=parameters
+        )
+        return {
+            "phase": self.state.phase,
+            "trained": list(self.state.phases[self.state.phase or 0].trained),
+            **report.to_json(),
+        }
+
+    def _save(self, history: History) -> None:
+        self.state.save(self.run.checkpoint_path, extra=asdict(history))
+
+    def _describe(self, error: NonFiniteLoss) -> str:
+        files = [self.file_of(index) for index in error.indices]
+        more = f" and {len(files) - _FILES_SHOWN} more" if len(files) > _FILES_SHOWN else ""
+        return (
+            f"The training loss is not finite in epoch {error.epoch}, step {error.step}, on the "
+            f"images {', '.join(files[:_FILES_SHOWN])}{more}. Lower --lr, add --clip-grad 1 or "
+            "--warmup-epochs, or use --no-amp."
+        )

@@ -1,0 +1,243 @@
+"""Pictures of results, drawn without pyplot and its global state."""
+
+from collections import Counter
+from collections.abc import Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+import numpy.typing as npt
+from matplotlib.axes import Axes
+from matplotlib.colors import PowerNorm
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from tlcli.results.atomic import replacing
+from tlcli.results.records import Row
+
+Counts = npt.NDArray[np.integer[Any]]
+Shares = npt.NDArray[np.float64]
+
+MAX_COUNTED_CLASSES = 50
+"""Above this the cells are too small for numbers; the most confused pairs are listed instead."""
+MAX_LABELLED_CLASSES = 100
+"""Above this the axes have no class names."""
+NUM_LISTED_PAIRS = 20
+
+_DPI = 150
+_MAX_LABEL = 30
+_INCHES_PER_CHARACTER = 0.085
+_LIST_INCHES = 5.0
+_MAX_POINTS = 250
+
+
+def draw_confusion_matrix(path: Path, *, counts: Counts, labels: Sequence[str], title: str) -> None:
+    """Draw a confusion matrix as PNG, each row coloured by its share of the true class.
+
+    Up to 50 classes every cell shows its count; above that the most confused pairs are listed
+    beside the matrix; above 100 classes the axes have no names, and above 250 a point stands for
+    a block of cells. Names longer than 30 characters are shortened in the middle. A class
+    without images is a grey row.
+
+    Args:
+        path: The file to write.
+        counts: Shape (C, C), rows true, columns predicted.
+        labels: The C class names to show.
+        title: The line above the matrix.
+
+    Raises:
+        MachineError: If the disk refuses.
+    """
+    names = _short_names(labels)
+    figure, axes, list_axes = _matrix_figure(names)
+    axes.set_title(title, parse_math=False)
+    axes.set_xlabel("predicted class")
+    axes.set_ylabel("true class")
+    _draw_shares(axes, counts)
+    _label_axes(axes, names)
+    if list_axes is None:
+        _write_counts(axes, counts)
+    else:
+        _list_confusions(list_axes, counts, names)
+    _save(figure, path)
+
+
+def draw_training_curves(path: Path, *, rows: Sequence[Row], metric: str = "val/top1") -> None:
+    """Draw the losses there are and one validation metric over the epochs as PNG, phases marked.
+
+    Args:
+        path: The file to write.
+        rows: The rows of `metrics.csv`; empty values leave a gap in the line.
+        metric: The column of the lower panel.
+
+    Raises:
+        ValueError: If there are no rows, or none of `metric`.
+        MachineError: If the disk refuses.
+    """
+    if not rows or metric not in rows[0]:
+        raise ValueError(f"no epochs with {metric} to draw")
+    figure = Figure(figsize=(7, 6), dpi=_DPI, layout="constrained")
+    upper, lower = figure.subplots(2, 1, sharex=True)
+    for axes, columns in ((upper, ("train/loss", "val/loss")), (lower, (metric,))):
+        for column in (column for column in columns if column in rows[0]):
+            _draw_line(axes, rows, column=column)
+        _mark_phases(axes, rows)
+        axes.set_ylabel(columns[-1].rpartition("/")[2])
+        axes.grid(alpha=0.3)
+        axes.legend()
+    lower.set_xlabel("epoch")
+    lower.set_xlim((rows[0]["epoch"] or 0) - 0.5, (rows[-1]["epoch"] or 0) + 0.5)
+    lower.xaxis.set_major_locator(MaxNLocator(integer=True))
+    _save(figure, path)
+
+
+def _short_names(labels: Sequence[str]) -> list[str]:
+    """Shorten long labels in the middle, but for those that would look like another one."""
+    half = (_MAX_LABEL - 1) // 2
+    short = [
+        label if len(label) <= _MAX_LABEL else f"{label[: half + 1]}…{label[-half:]}"
+        for label in labels
+    ]
+    numbers = Counter(short)
+    return [
+        name if numbers[name] == 1 else label for name, label in zip(short, labels, strict=True)
+    ]
+
+
+def _cell_inches(num_classes: int) -> float:
+    if num_classes <= MAX_COUNTED_CLASSES:
+        return min(2.6, max(0.42, 7 / num_classes))
+    return max(0.15, 10 / num_classes) if num_classes <= MAX_LABELLED_CLASSES else 8 / num_classes
+
+
+def _matrix_figure(names: Sequence[str]) -> tuple[Figure, Axes, Axes | None]:
+    """A figure whose cells are large enough for their numbers, with room for the names."""
+    num_classes = len(names)
+    longest = max(map(len, names)) if num_classes <= MAX_LABELLED_CLASSES else 0
+    side = num_classes * _cell_inches(num_classes) + longest * _INCHES_PER_CHARACTER + 0.8
+    if num_classes <= MAX_COUNTED_CLASSES:
+        figure = Figure(figsize=(side + 0.8, side), dpi=_DPI, layout="constrained")
+        return figure, figure.add_subplot(), None
+    figure = Figure(figsize=(side + 0.8 + _LIST_INCHES, side), dpi=_DPI, layout="constrained")
+    axes, list_axes = figure.subplots(1, 2, width_ratios=[side + 0.8, _LIST_INCHES])
+    return figure, axes, list_axes
+
+
+def _draw_shares(axes: Axes, counts: Counts) -> None:
+    """Colour the cells; with many classes small shares are lifted and cells are merged."""
+    num_classes = len(counts)
+    block = -(-num_classes // _MAX_POINTS)
+    if block > 1:
+        axes.set_xlabel(f"predicted class (each point: the largest of {block} x {block} cells)")
+    edge = num_classes - 0.5
+    image = axes.imshow(
+        _merged(row_shares(counts), block),
+        cmap=matplotlib.colormaps["Blues"].with_extremes(bad="0.88"),
+        norm=PowerNorm(1 if num_classes <= MAX_COUNTED_CLASSES else 0.5, vmin=0, vmax=1),
+        extent=(-0.5, edge, edge, -0.5),
+    )
+    axes.figure.colorbar(image, ax=axes, label="share of the true class", shrink=0.8, aspect=40)
+
+
+def row_shares(counts: Counts) -> Shares:
+    """Divide each row of counts (C, C) by its sum; NaN in the rows of classes without images."""
+    support = counts.sum(axis=1, keepdims=True)
+    no_share = np.full(counts.shape, np.nan)
+    shares: Shares = np.divide(counts, support, out=no_share, where=support > 0)
+    return shares
+
+
+def _merged(shares: Shares, block: int) -> Shares:
+    starts = np.arange(0, len(shares), block)
+    # fmax, unlike maximum, prefers numbers to NaN.
+    rows = np.fmax.reduceat(shares, starts, axis=0)
+    merged: Shares = np.fmax.reduceat(rows, starts, axis=1)
+    return merged
+
+
+def _label_axes(axes: Axes, names: Sequence[str]) -> None:
+    if len(names) > MAX_LABELLED_CLASSES:
+        axes.set_xticks([])
+        axes.set_yticks([])
+        return
+    fontsize = 9 if len(names) <= MAX_COUNTED_CLASSES else 7
+    fits = max(map(len, names)) * _INCHES_PER_CHARACTER < _cell_inches(len(names))
+    positions = range(len(names))
+    axes.set_yticks(positions, names, fontsize=fontsize, parse_math=False)
+    axes.set_xticks(
+        positions, names, fontsize=fontsize, parse_math=False, rotation=0 if fits else 90
+    )
+
+
+def _write_counts(axes: Axes, counts: Counts) -> None:
+    """Write the counts into the cells; zeros only where there is room for them."""
+    shares = row_shares(counts)
+    few = len(counts) <= 10
+    for i, j in np.ndindex(counts.shape):
+        if counts[i, j] or few:
+            color = "white" if shares[i, j] > 0.5 else "black"
+            axes.text(
+                *(j, i, str(counts[i, j])),
+                ha="center",
+                va="center",
+                color=color,
+                fontsize=10 if few else 8,
+            )
+
+
+def _list_confusions(axes: Axes, counts: Counts, names: Sequence[str]) -> None:
+    axes.axis("off")
+    axes.set_title("Most frequent confusions", loc="left", fontsize=10)
+    lines = [
+        f"{counts[i, j]:>5} of {counts[i].sum():<5} {names[i]} → {names[j]}"
+        for i, j in most_confused(counts, limit=NUM_LISTED_PAIRS)
+    ]
+    text = "\n".join(lines) or "none"
+    axes.text(0, 1, text, va="top", fontsize=8, linespacing=1.6, parse_math=False)
+
+
+def most_confused(counts: Counts, *, limit: int) -> list[tuple[int, int]]:
+    """Find the (true, predicted) pairs of different classes with the highest counts.
+
+    Args:
+        counts: Shape (C, C), rows true, columns predicted.
+        limit: How many pairs at most; pairs that never occur are left out.
+    """
+    wrong = counts.copy()
+    np.fill_diagonal(wrong, 0)
+    order = np.argsort(-wrong, axis=None, kind="stable")[:limit]
+    pairs = [divmod(int(index), len(counts)) for index in order]
+    return [(i, j) for i, j in pairs if wrong[i, j]]
+
+
+def _draw_line(axes: Axes, rows: Sequence[Row], *, column: str) -> None:
+    epochs = [row["epoch"] for row in rows]
+    values = [row[column] for row in rows]
+    gaps_as_nan = np.array([np.nan if value is None else value for value in values])
+    axes.plot(np.array(epochs, dtype=float), gaps_as_nan, marker="o", markersize=3, label=column)
+
+
+def _mark_phases(axes: Axes, rows: Sequence[Row]) -> None:
+    for before, row in pairwise(rows):
+        if row["phase"] == before["phase"]:
+            continue
+        border = (float(before["epoch"] or 0) + float(row["epoch"] or 0)) / 2
+        axes.axvline(border, color="0.4", linestyle="--", linewidth=1)
+        axes.annotate(
+            f"phase {row['phase']}",
+            (border, 1),
+            xycoords=("data", "axes fraction"),
+            xytext=(3, -3),
+            textcoords="offset points",
+            va="top",
+            rotation=90,
+            fontsize=7,
+            color="0.4",
+        )
+
+
+def _save(figure: Figure, path: Path) -> None:
+    with replacing(path) as temporary:
+        figure.savefig(temporary, format="png", bbox_inches="tight", pad_inches=0.15)
