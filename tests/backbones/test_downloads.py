@@ -247,9 +247,12 @@ def test_download_url__no_url() -> None:
 
 def test_download_url__leaves_the_default_timeout(web: str, tmp_path: Path) -> None:
     (tmp_path / "web" / "x.pth").write_bytes(CONTENT)
-    before = socket.getdefaulttimeout()
-    download_url(f"{web}/x.pth")
-    assert socket.getdefaulttimeout() == before
+    socket.setdefaulttimeout(7.5)
+    try:
+        download_url(f"{web}/x.pth")
+        assert socket.getdefaulttimeout() == 7.5
+    finally:
+        socket.setdefaulttimeout(None)
 
 
 @pytest.mark.parametrize(

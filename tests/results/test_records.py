@@ -27,7 +27,6 @@ def test_to_row__columns_in_the_order_of_metrics_csv() -> None:
         ("val/top1", 0.75),
         ("seconds/train", 2.0),
         ("seconds/eval", 0.5),
-        ("train/images_per_second", 100.0),
     ]
 
 

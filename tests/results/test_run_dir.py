@@ -6,7 +6,7 @@ import pytest
 
 from tlcli.errors import ConfigError, DataError, MachineError
 from tlcli.results.records import EpochReport
-from tlcli.results.run_dir import RunDirectory, default_run_path
+from tlcli.results.run_dir import RunDirectory, check_free, default_run_path
 
 
 @pytest.fixture
@@ -56,6 +56,31 @@ def test_create__overwrite_empties_a_run_folder(run: RunDirectory, tmp_path: Pat
     assert sorted(p.name for p in run.path.iterdir()) == ["checkpoints", "run.json"]
     assert again.read_record()["status"] == "running"
     assert (outside / "photo.jpg").exists()
+
+
+def test_create__of_two_commands_at_once_one_gets_the_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "run"
+
+    def check_then_lose_the_race(path: Path, *, overwrite: bool) -> None:
+        check_free(path, overwrite=overwrite)
+        monkeypatch.undo()
+        RunDirectory.create(path, overwrite=False).append_metrics(epoch_report(1))
+
+    monkeypatch.setattr("tlcli.results.run_dir.check_free", check_then_lose_the_race)
+    with pytest.raises(ConfigError, match="Another command has just started a run in"):
+        RunDirectory.create(path, overwrite=False)
+    assert len(RunDirectory.open(path).read_metrics()) == 1
+
+
+def test_check_free__changes_nothing(run: RunDirectory, tmp_path: Path) -> None:
+    check_free(tmp_path / "new", overwrite=False)
+    check_free(run.path, overwrite=True)
+    assert run.record_path.exists()
+    assert not (tmp_path / "new").exists()
+    with pytest.raises(ConfigError, match="already holds a run"):
+        check_free(run.path, overwrite=False)
 
 
 @pytest.mark.parametrize("overwrite", [True, False])
@@ -123,13 +148,9 @@ def test_append_metrics__text_and_values(run: RunDirectory) -> None:
         run.append_metrics(report)
     lines = run.metrics_path.read_text().splitlines()
     assert lines[0] == (
-        "epoch,phase,lr/head,lr/backbone,train/loss,val/loss,val/top1,"
-        "seconds/train,seconds/eval,train/images_per_second"
+        "epoch,phase,lr/head,lr/backbone,train/loss,val/loss,val/top1,seconds/train,seconds/eval"
     )
-    assert (
-        lines[3]
-        == "3,1,0.03333333333333333,,0.6666666666666666,0.3333333333333333,0.5,1.0,0.1,10.0"
-    )
+    assert lines[3] == "3,1,0.03333333333333333,,0.6666666666666666,0.3333333333333333,0.5,1.0,0.1"
     assert run.read_metrics() == [report.to_row() for report in reports]
 
 
@@ -167,7 +188,7 @@ def test_keep_metrics_until__zero_and_before_the_first_epoch(run: RunDirectory) 
     assert len(run.read_metrics()) == 1
 
 
-@pytest.mark.parametrize("text", ["epoch,phase\n1,x\n", "epoch,phase\n1\n", "epoch\n1,2\n"])
+@pytest.mark.parametrize("text", ["epoch,phase\n1,x\n", "epoch,phase\n1\n", "epoch\n1,2\n", ""])
 def test_read_metrics__damaged_file_is_a_data_error(run: RunDirectory, text: str) -> None:
     run.metrics_path.write_text(text)
     with pytest.raises(DataError, match=r"metrics\.csv' is damaged"):

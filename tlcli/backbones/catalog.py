@@ -1,4 +1,4 @@
-"""Names to sources: `timm/resnet18.a1_in1k`, a bare `resnet50`, and what was meant by `resnet81`."""
+"""Names to sources: `timm/resnet18.a1_in1k`, a bare `resnet50`, or what `resnet81` may mean."""
 
 import difflib
 from collections.abc import Mapping

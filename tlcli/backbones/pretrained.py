@@ -1,4 +1,4 @@
-"""From `--model` and `--weights` to a network with weights: published, installed, a file or none."""
+"""From `--model` and `--weights` to a network: published weights, a file, or random ones."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

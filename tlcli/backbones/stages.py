@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from torch import Tensor, nn
+from torch import nn
 
 from tlcli.errors import ModelError
 
@@ -88,9 +88,10 @@ def _open(
     module: nn.Module, *, prefix: str, head_names: Sequence[str], body: int
 ) -> Iterator[_Part]:
     """Yield the parts of `module` in order: its bare tensors, then its children, opened or not."""
-    for name, tensor in (*module.named_parameters(recurse=False), *_bare_buffers(module)):
+    bare = (*module.named_parameters(recurse=False), *module.named_buffers(recurse=False))
+    for name, tensor in bare:
         yield _Part(f"{prefix}{name}", tensor.numel(), is_weighty=False)
-    children = {name: child for name, child in module.named_children()}
+    children = dict(module.named_children())
     series = _numbered_series([name for name, child in children.items() if _count(child)])
     for name, child in children.items():
         path = f"{prefix}{name}"
@@ -99,10 +100,6 @@ def _open(
             yield from _open(child, prefix=f"{path}.", head_names=head_names, body=body)
         else:
             yield _Part(path, _count(child), is_weighty=_has_matrix(child))
-
-
-def _bare_buffers(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    yield from module.named_buffers(recurse=False)
 
 
 def _numbered_series(names: Sequence[str]) -> set[str]:

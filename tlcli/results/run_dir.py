@@ -39,9 +39,10 @@ class RunDirectory:
             MachineError: If the disk refuses.
         """
         run = cls(path=path)
-        with machine_errors(path, action="prepare the run folder"):
-            check_free(path, overwrite=overwrite)
-            if path.is_dir():
+        check_free(path, overwrite=overwrite)
+        # Without --overwrite nothing is deleted, not even what another command put there since.
+        if overwrite and path.is_dir():
+            with machine_errors(path, action="empty the run folder"):
                 _delete_contents(path)
         make_folder(path)
         _claim(run.checkpoint_path.parent)
@@ -165,8 +166,9 @@ class RunDirectory:
             machine_errors(self.metrics_path, action="read"),
             self.metrics_path.open(encoding="utf-8", errors=TEXT_ERRORS, newline="") as file,
         ):
-            header, *lines = csv.reader(file)
+            lines = list(csv.reader(file))
         try:
+            header, *lines = lines
             return [
                 {
                     column: _number(text, column=column)
@@ -223,11 +225,13 @@ def check_free(path: Path, *, overwrite: bool) -> None:
 
     Raises:
         ConfigError: If the path is taken, and `overwrite` does not allow to replace what is there.
+        MachineError: If the folder cannot be read.
     """
-    if path.exists() and not path.is_dir():
-        raise ConfigError(f"'{path}' is a file, not a folder: choose another --output.")
-    if not path.is_dir() or not any(path.iterdir()):
-        return
+    with machine_errors(path, action="look into the run folder"):
+        if path.exists() and not path.is_dir():
+            raise ConfigError(f"'{path}' is a file, not a folder: choose another --output.")
+        if not path.is_dir() or not any(path.iterdir()):
+            return
     if not _is_run(path):
         raise ConfigError(
             f"'{path}' is not empty and not a run folder: choose another --output "
