@@ -31,6 +31,13 @@ def test_write_text__is_readable_like_any_new_file(tmp_path: Path) -> None:
     assert (tmp_path / "a").stat().st_mode == (tmp_path / "b").stat().st_mode
 
 
+def test_write_text__who_reads_the_old_file_keeps_it(tmp_path: Path) -> None:
+    write_text(tmp_path / "run.json", "old")
+    with (tmp_path / "run.json").open() as reader:
+        write_text(tmp_path / "run.json", "new")
+        assert reader.read() == "old"
+
+
 def test_replacing__temporary_has_the_folder_and_suffix(tmp_path: Path) -> None:
     with replacing(tmp_path / "plot.png") as temporary:
         assert (temporary.parent, temporary.suffix) == (tmp_path, ".png")

@@ -7,6 +7,7 @@ from PIL import Image
 from tlcli.results.figures import (
     draw_confusion_matrix,
     draw_training_curves,
+    merge_cells,
     most_confused,
     row_shares,
 )
@@ -53,6 +54,12 @@ def test_draw_confusion_matrix__colours_follow_the_row_shares(tmp_path: Path) ->
 def test_row_shares__sum_to_one_and_nan_without_images() -> None:
     shares = row_shares(np.array([[1, 3], [0, 0]]))
     np.testing.assert_array_equal(shares, [[0.25, 0.75], [np.nan, np.nan]])
+
+
+def test_merge_cells__largest_of_each_block() -> None:
+    shares = np.array([[0.1, 0.2, 0.7], [np.nan, np.nan, np.nan], [np.nan, np.nan, np.nan]])
+    np.testing.assert_array_equal(merge_cells(shares, block=2), [[0.2, 0.7], [np.nan, np.nan]])
+    np.testing.assert_array_equal(merge_cells(shares, block=1), shares)
 
 
 def test_most_confused__highest_first_without_the_diagonal() -> None:

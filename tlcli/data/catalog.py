@@ -47,8 +47,9 @@ def load_table(spec: str) -> ImageTable:
 def _load_sample(spec: str) -> ImageTable:
     if spec in SAMPLES:
         return SAMPLES[spec]()
-    close = difflib.get_close_matches(spec, SAMPLES, n=1)
-    hint = f" Did you mean {close[0]}?" if close else ""
+    names = [sample.removeprefix("sample:") for sample in SAMPLES]
+    close = difflib.get_close_matches(spec.removeprefix("sample:"), names, n=1)
+    hint = f" Did you mean sample:{close[0]}?" if close else ""
     raise DataError(f"No sample data called '{spec}'.{hint} There is {', '.join(SAMPLES)}.")
 
 

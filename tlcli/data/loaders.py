@@ -101,7 +101,8 @@ def epoch_batches(
     references = [(int(index), epoch) for index in order]
     batches = _slices(references, batch_size=batch_size)
     if len(batches) > 1 and batch_size > 1 and len(batches[-1]) == 1:
-        batches[-2] += batches.pop()
+        lone = batches.pop()
+        batches[-1] += lone
     return batches
 
 
@@ -170,7 +171,7 @@ def _surviving(loader: "DataLoader[_Item | DataError]") -> Iterator[ImageBatch |
     try:
         yield from loader
     except RuntimeError as error:
-        if "DataLoader worker" in str(error):
+        if str(error).startswith("DataLoader worker"):  # not "Caught ... in DataLoader worker"
             raise MachineError(
                 f"A process that reads images died ({str(error).splitlines()[0]}); memory or"
                 " /dev/shm may be short: try a smaller --num-workers or --batch-size."

@@ -84,7 +84,7 @@ def limit_table(table: ImageTable, *, limit: int, seed: int) -> ImageTable:
 def _check_fractions(val_fraction: float, test_fraction: float) -> None:
     named = {"validation": val_fraction, "test": test_fraction}
     for name, value in {**named, "validation plus test": val_fraction + test_fraction}.items():
-        if not 0 <= value <= MAX_FRACTION:
+        if not 0 <= round(value, 9) <= MAX_FRACTION:  # the sum of 0.1 and 0.8 is a bit over 0.9
             raise ConfigError(
                 f"The {name} fraction is {value:g}; it must lie in 0..{MAX_FRACTION}."
             )
@@ -146,12 +146,6 @@ def _draw_groups(
         )
         parts[open_rows[chosen]] = split
         remaining -= fraction
-    lost = sorted(set(labels) - set(labels[parts == "train"]))
-    if lost:
-        raise DataError(
-            f"With whole groups kept together no train images are left of {some_names(lost)};"
-            " use a smaller fraction, another --seed or more groups."
-        )
     return parts
 
 
@@ -164,7 +158,8 @@ def _choose_groups(
 ) -> npt.NDArray[np.intp]:
     """Return the rows of some whole groups, about `fraction` of all, classes balanced.
 
-    The fraction is written as m / k with k folds at most, and the first m folds are taken.
+    The fraction is written as m / k, and m of k folds are taken in random order: the first fold
+    always has the largest group. A fold that holds all that is left of a class is passed over.
     """
     names, codes = np.unique(labels, return_inverse=True)
     largest_class = int(np.bincount(codes, minlength=len(names)).max())
@@ -173,13 +168,26 @@ def _choose_groups(
         raise DataError("There are too few groups to split; two or more are needed.")
     share = Fraction(fraction).limit_denominator(folds)
     share = min(max(share, Fraction(1, folds)), Fraction(folds - 1, folds))
-    random_state = int(_generator("groups", label="", seed=seed).integers(2**32))
+    generator = _generator("groups", label="", seed=seed)
+    random_state = int(generator.integers(2**32))
     splitter = StratifiedGroupKFold(share.denominator, shuffle=True, random_state=random_state)
     with warnings.catch_warnings():
         # a class with fewer images than folds: the table's own remarks tell of the gap
         warnings.filterwarnings("ignore", message="The least populated class", module="sklearn")
         tests = [test for _, test in splitter.split(labels, codes, groups)]
-    return np.sort(np.concatenate(tests[: share.numerator]))
+    taken = np.zeros(len(labels), dtype=bool)
+    num_taken = 0
+    for fold in generator.permutation(share.denominator):
+        without = ~taken
+        without[tests[fold]] = False
+        if num_taken < share.numerator and len(np.unique(codes[without])) == len(names):
+            taken, num_taken = ~without, num_taken + 1
+    if not taken.any():
+        raise DataError(
+            "Whichever whole groups are taken out, no train images are left of a class; use more"
+            " groups, or a smaller fraction."
+        )
+    return np.flatnonzero(taken)
 
 
 def _single_notes(rows: pd.DataFrame) -> list[str]:

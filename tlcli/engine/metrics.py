@@ -194,11 +194,16 @@ def _weighted_metrics(scores: _ImageScores, weights: Floats) -> dict[str, float]
     """Compute all metrics with image i counted `weights[i]` times; weights (N,) sum to N."""
     counts = _count_classes(scores, weights)
     num_images = weights.sum()
+
+    # A sum of products, as the last digits of `@` depend on the number of BLAS threads.
+    def mean(values: npt.NDArray[Any]) -> float:
+        return float((weights * values).sum() / num_images)
+
     return {
-        "top1": float(weights @ (scores.ranks < 1) / num_images),
-        "top5": float(weights @ (scores.ranks < _TOP_K) / num_images),
+        "top1": mean(scores.ranks < 1),
+        "top5": mean(scores.ranks < _TOP_K),
         "macro_f1": float(counts.f1()[counts.support > 0].mean()),
-        "loss": float(weights @ scores.losses / num_images),
+        "loss": mean(scores.losses),
         "ece": float(_bin_gaps(scores, weights).sum() / num_images),
     }
 

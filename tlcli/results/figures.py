@@ -133,7 +133,7 @@ def _draw_shares(axes: Axes, counts: Counts) -> None:
         axes.set_xlabel(f"predicted class (each point: the largest of {block} x {block} cells)")
     edge = num_classes - 0.5
     image = axes.imshow(
-        _merged(row_shares(counts), block),
+        merge_cells(row_shares(counts), block=block),
         cmap=matplotlib.colormaps["Blues"].with_extremes(bad="0.88"),
         norm=PowerNorm(1 if num_classes <= MAX_COUNTED_CLASSES else 0.5, vmin=0, vmax=1),
         extent=(-0.5, edge, edge, -0.5),
@@ -149,7 +149,8 @@ def row_shares(counts: Counts) -> Shares:
     return shares
 
 
-def _merged(shares: Shares, block: int) -> Shares:
+def merge_cells(shares: Shares, *, block: int) -> Shares:
+    """Keep the largest of each block x block cells of (C, C) shares; NaN where all are NaN."""
     starts = np.arange(0, len(shares), block)
     # fmax, unlike maximum, prefers numbers to NaN.
     rows = np.fmax.reduceat(shares, starts, axis=0)

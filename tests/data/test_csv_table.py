@@ -1,0 +1,126 @@
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from tlcli.data.csv_table import read_csv_table
+from tlcli.errors import DataError
+
+
+@pytest.fixture
+def folder(tmp_path: Path, write_images) -> Path:
+    return write_images(tmp_path / "set", [f"img/{i}.png" for i in range(4)])
+
+
+def write(folder: Path, text: str, name: str = "table.csv") -> Path:
+    path = folder / name
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_read_csv_table__labels_stay_text(folder: Path) -> None:
+    text = "path,label\nimg/0.png,001\nimg/1.png,None\nimg/2.png,NA\nimg/3.png,1\n"
+    table = read_csv_table(write(folder, text))
+    assert table.classes == ("001", "1", "NA", "None")
+    assert table.splits == ("unsplit",)
+    assert table.root == folder
+
+
+def test_read_csv_table__splits_groups_and_blanks(folder: Path) -> None:
+    text = (
+        "label,path,group,split\n"
+        "a, img/0.png,p1,train\n"
+        " b ,img/1.png,,Train\n"
+        "a,img/2.png,p2, validation\n"
+        "b,img/3.png,p3,test\n"
+    ).replace(", img/0", ",img/0")
+    table = read_csv_table(write(folder, text))
+    assert table.items.values.tolist() == [
+        ["img/3.png", "b", "test", "p3"],
+        ["img/0.png", "a", "train", "p1"],
+        ["img/1.png", "b", "train", ""],
+        ["img/2.png", "a", "val", "p2"],
+    ]
+
+
+def test_read_csv_table__absolute_paths_and_dots(
+    folder: Path, tmp_path: Path, write_images
+) -> None:
+    write_images(tmp_path, ["else/9.png"])
+    text = f"path,label\n{folder}/img/0.png,a\n./img/../img/1.png,b\n../else/9.png,a\n"
+    table = read_csv_table(write(folder, text))
+    assert list(table.items["path"]) == [f"{tmp_path}/else/9.png", "img/0.png", "img/1.png"]
+    assert all(path.is_file() for path in table.paths("unsplit"))
+
+
+def test_read_csv_table__byte_order_mark(folder: Path) -> None:
+    path = write(folder, "\ufeffpath,label\nimg/0.png,a\nimg/1.png,b\n")
+    assert read_csv_table(path).classes == ("a", "b")
+
+
+def test_read_csv_table__tsv_and_parquet_equal_csv(folder: Path) -> None:
+    text = "path,label,split\nimg/0.png,a,train\nimg/1.png,b,train\nimg/2.png,a,valid\n"
+    expected = read_csv_table(write(folder, text)).items
+    tsv = write(folder, text.replace(",", "\t"), "table.tsv")
+    pd.read_csv(folder / "table.csv").to_parquet(folder / "table.parquet")
+    assert read_csv_table(tsv).items.equals(expected)
+    assert read_csv_table(folder / "table.parquet").items.equals(expected)
+
+
+def test_read_csv_table__parquet_with_numbers_and_gaps(folder: Path) -> None:
+    rows = {"path": ["img/0.png", "img/1.png"], "label": [1, 2], "group": ["g", None]}
+    pd.DataFrame(rows).to_parquet(folder / "table.parquet")
+    table = read_csv_table(folder / "table.parquet")
+    assert table.classes == ("1", "2")
+    assert list(table.items["group"]) == ["g", ""]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("file,label\nimg/0.png,a\n", r"no column 'path'; .* it has 'file', 'label'"),
+        ("img/0.png,a\nimg/1.png,b\n", r"no column 'path', 'label'; its first line must name"),
+        ("", r"Cannot read .*table\.csv as a table: No columns"),
+        ("path,label\nimg/0.png,a\nimg/1.png,b,c,d\n", r"Cannot read .* as a table: .*line 3"),
+        ("path,label\nimg/0.png,a\nimg/1.png,\n", "1 rows with an empty label.*data row 2"),
+        ("path,label\nimg/0.png,a\nimg/1.png\n", "1 rows with an empty label.*data row 2"),
+        ("path,label\n,a\nimg/1.png,b\n", "1 rows with an empty path.*data row 1"),
+        (
+            "path,label,split\nimg/0.png,a,train\nimg/1.png,b,holdout\nimg/2.png,b,\n",
+            "rows with the split '', 'holdout'; use train, val or test",
+        ),
+        (
+            "path,label\nimg/0.png,a\n" + "".join(f"no{i}.png,b\n" for i in range(5)),
+            r"5 of the 6 files in .* do not exist: 'no0.png', 'no1.png', 'no2.png' and 2 more",
+        ),
+        ("path,label\nimg,a\nimg/1.png,b\n", "1 of the 2 files in .* do not exist: 'img'"),
+        (
+            "path,label\nimg/0.png,a\n./img/0.png,b\nimg/1.png,b\n",
+            "gives 1 images more than one label: 'img/0.png'",
+        ),
+        (
+            "path,label,split\nimg/0.png,a,train\nimg/0.png,a,val\nimg/1.png,b,train\n",
+            "gives 1 images more than one split: 'img/0.png'",
+        ),
+    ],
+)
+def test_read_csv_table__refuses(folder: Path, text: str, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        read_csv_table(write(folder, text))
+
+
+def test_read_csv_table__not_text(folder: Path) -> None:
+    path = folder / "table.csv"
+    path.write_bytes(b"path,label\nimg/\xff\xfe.png,a\n")
+    with pytest.raises(DataError, match=r"Cannot read .*table\.csv as a table: .*utf-8"):
+        read_csv_table(path)
+
+
+def test_read_csv_table__repeated_rows_and_other_columns_are_told(folder: Path) -> None:
+    text = "path,label,width\nimg/0.png,a,8\nimg/0.png,a,8\nimg/1.png,b,8\n"
+    table = read_csv_table(write(folder, text))
+    assert len(table.items) == 2
+    assert table.remarks == (
+        "table.csv: the columns 'width' are not used.",
+        "table.csv: 1 rows repeat another row and count once.",
+    )
