@@ -1,3 +1,4 @@
+import itertools
 import random
 
 import numpy as np
@@ -133,6 +134,21 @@ def test_random_crop_box__has_torchvisions_law() -> None:
     assert stats.ks_2samp(ours[:, 2:].prod(1), theirs[:, 2:].prod(1)).pvalue > 0.001
 
 
+def test_random_crop_box__log_of_the_ratio_is_uniform() -> None:
+    rng = generator(4)
+    boxes = np.array(
+        [
+            random_crop_box((4000, 4000), rng, scale=(0.2, 0.4), ratio=(3 / 4, 4 / 3))
+            for _ in range(8000)
+        ]
+    )
+    logs = np.log(boxes[:, 3] / boxes[:, 2])
+    law = stats.uniform(np.log(3 / 4), 2 * np.log(4 / 3))
+    assert stats.kstest(logs, law.cdf).pvalue > 0.01
+    areas = boxes[:, 2] * boxes[:, 3] / 4000**2
+    assert stats.kstest(areas, stats.uniform(0.2, 0.2).cdf).pvalue > 0.01
+
+
 @given(height=st.integers(1, 400), width=st.integers(1, 400), view=st.integers(0, 1000))
 def test_random_crop_box__lies_inside(height: int, width: int, view: int) -> None:
     top, left, h, w = random_crop_box(
@@ -153,6 +169,21 @@ def test_random_crop_box__falls_back_as_torchvision(size: tuple[int, int]) -> No
 
 def test_jitter_colours__zero_strength_changes_nothing() -> None:
     assert jitter_colours(IMAGE, generator(), strength=0).tobytes() == IMAGE.tobytes()
+
+
+def test_jitter_colours__applies_all_three_in_random_order() -> None:
+    steps = (F.adjust_brightness, F.adjust_contrast, F.adjust_saturation)
+    orders = set()
+    for view in range(40):
+        factors = generator(view).uniform(0.5, 1.5, size=3)
+        outcomes = {}
+        for order in itertools.permutations(range(3)):
+            image = IMAGE
+            for which in order:
+                image = steps[which](image, factors[which])
+            outcomes[image.tobytes()] = order
+        orders.add(outcomes[jitter_colours(IMAGE, generator(view), strength=0.5).tobytes()])
+    assert len(orders) == 6
 
 
 def test_jitter_colours__factors_reach_their_range() -> None:

@@ -115,10 +115,11 @@ def test_read_image__sixteen_bit_gray_is_scaled_not_clipped(tmp_path: Path, suff
     assert np.array_equal(pixels(path), np.repeat(expected[..., None], 3, axis=2))
 
 
-def test_read_image__dark_sixteen_bit_png_stays_dark(tmp_path: Path) -> None:
-    path = tmp_path / "a.png"
+@pytest.mark.parametrize("suffix", ["png", "pgm"])
+def test_read_image__dark_sixteen_bit_gray_stays_dark(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"a.{suffix}"
     Image.fromarray(np.full((2, 2), 200, dtype=np.uint16)).save(path)
-    assert pixels(path).max() == 1
+    assert (pixels(path) == 1).all()
 
 
 def test_read_image__integers_of_32_bits(tmp_path: Path) -> None:

@@ -1,10 +1,14 @@
 """timm's models behind the protocol."""
 
 import math
+import pickle
+import struct
+import zipfile
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
 import timm
+from safetensors import SafetensorError
 from timm.data import infer_imagenet_subset, resolve_data_config
 from timm.models import PretrainedCfg
 from torch import nn
@@ -16,6 +20,19 @@ from tlcli.errors import ModelError, WeightsError
 
 _DEFAULT_NUM_CLASSES = 1000
 """For architectures that are published without a head."""
+# What a damaged file, or one of another model, can raise in timm's loading.
+_LOAD_FAILURES = (
+    EOFError,
+    LookupError,
+    OSError,
+    RuntimeError,
+    SafetensorError,
+    TypeError,
+    ValueError,
+    pickle.UnpicklingError,
+    struct.error,
+    zipfile.BadZipFile,
+)
 
 
 class TimmSource:
@@ -51,9 +68,11 @@ class TimmSource:
                 num_classes=outputs,
                 pretrained_cfg_overlay={"file": str(path)},
             )
-        except (RuntimeError, KeyError, ValueError, OSError) as error:
+        except _LOAD_FAILURES as error:
+            reason = " ".join(str(error).split())[:160] or "it is cut off"
             raise WeightsError(
-                f"{path} does not hold the weights of timm/{name}.{tag}: {error} "
+                f"{path} does not hold the weights of timm/{name}.{tag} "
+                f"({type(error).__name__}: {reason}). "
                 "Delete the file and run again to fetch it anew."
             ) from error
         return network
@@ -115,10 +134,10 @@ class TimmSource:
         raise WeightsError(f"timm publishes no file for {name}.{tag}.")
 
     def _config(self, name: str, tag: str | None) -> PretrainedCfg:
-        config = timm.models.get_pretrained_cfg(_full_name(name, tag))
-        if config is None:
-            raise ModelError(f"timm/{name} has no weights called '{tag}'.")
-        return config
+        try:
+            return timm.models.get_pretrained_cfg(_full_name(name, tag), allow_unregistered=False)
+        except RuntimeError as error:
+            raise ModelError(f"timm/{name} has no weights called '{tag}'.") from error
 
 
 def _full_name(name: str, tag: str | None) -> str:

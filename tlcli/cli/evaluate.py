@@ -1,5 +1,6 @@
 """`tlcli evaluate`."""
 
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 import typer
@@ -56,11 +57,11 @@ def evaluate(
     if json:
         out.document(evaluation.report.to_json())
         return
-    _show(evaluation.report)
+    _show(evaluation.report, titles=evaluation.titles)
     out.line(f"Files: {evaluation.folder}")
 
 
-def _show(report: EvalReport) -> None:
+def _show(report: EvalReport, *, titles: Mapping[str, str]) -> None:
     intervals: dict[str, Any] = {name: list(pair) for name, pair in report.intervals.items()}
     out.table(
         f"{report.split}: {report.num_images} images",
@@ -78,7 +79,7 @@ def _show(report: EvalReport) -> None:
         columns=["class", "precision ", "recall ", "f1 ", "images "],
         rows=[
             [
-                str(row["class"]),
+                " ".join([str(row["class"]), titles.get(str(row["class"]), "")]).strip(),
                 *(out.metric(name, _number(row[name])) for name in ("precision", "recall", "f1")),
                 str(row["support"]),
             ]

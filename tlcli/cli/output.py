@@ -62,13 +62,15 @@ def comma_separated(header: Sequence[str], rows: Iterable[Sequence[str]]) -> Non
 
 def table(title: str, *, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """Print a table; columns whose name ends in a space are aligned to the right."""
-    grid = Table(title=title, title_justify="left", box=None, pad_edge=False)
+    grid = Table(box=None, pad_edge=False)
     for name in columns:
         right = name.endswith(" ")
         grid.add_column(name.strip(), justify="right" if right else "left", overflow="fold")
     for row in rows:
         grid.add_row(*(Text(cell) for cell in row))
+    line(title)
     console(stderr=False).print(grid)
+    line("")
 
 
 def percent(value: float) -> str:

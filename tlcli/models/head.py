@@ -30,7 +30,7 @@ def parse_head(text: str) -> HeadSpec:
     except ValueError:
         fields = []
     dropout = fields.pop() if fields and 0 <= fields[-1] < 1 else 0.0
-    if kind != "mlp" or not fields or any(f < 1 or f != int(f) for f in fields):
+    if kind != "mlp" or not fields or not all(f >= 1 and f.is_integer() for f in fields):
         raise ConfigError(
             f"--head '{text}' is not understood. Use 'linear', 'mlp:512' or 'mlp:512,0.3' "
             "(hidden widths, then dropout)."

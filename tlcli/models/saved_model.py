@@ -107,7 +107,7 @@ def read_description(path: Path) -> ModelDescription:
     """
     try:
         return ModelDescription.from_json(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise DataError(
             f"{path} is missing or damaged ({error}): is this a finished run?"
         ) from error

@@ -53,7 +53,7 @@ class StagedModel(nn.Module):
         return next(stage for stage in self.stages if stage.owns(tensor_name))
 
     def frozen_tensors(self) -> Iterator[tuple[str, Tensor]]:
-        """Yield name and value of every parameter and buffer that must not move."""
+        """Yield name and value of every parameter and saved buffer that must not move."""
         for name, tensor in self.network.state_dict().items():
             if self.stage_of(name).name not in self.trained:
                 yield name, tensor

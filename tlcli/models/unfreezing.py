@@ -79,7 +79,7 @@ def _joining(text: str, *, epochs: int) -> dict[int, list[str]]:
     start: int | None = None
     for entry in (part.strip() for part in text.split(",")):
         number, colon, pattern = entry.partition(":")
-        if colon and number.strip().isdigit():
+        if colon and number.strip().isdecimal():
             previous, start = start, int(number)
             if start >= epochs or (previous is not None and start <= previous):
                 raise ConfigError(
@@ -102,7 +102,7 @@ def _gradual(text: str, *, stages: Sequence[str], epochs: int) -> dict[int, list
     kind, _, every = text.partition(":")
     if kind != "gradual":
         return {}
-    if not every.isdigit() or int(every) == 0:
+    if not every.isdecimal() or int(every) == 0:
         raise ConfigError(f"--schedule '{text}' needs a number of epochs, for example 'gradual:3'.")
     downwards = [name for name in reversed(stages) if name != HEAD]
     starts = range(int(every), epochs, int(every))
@@ -128,7 +128,7 @@ def _matches(pattern: str, *, stages: Sequence[str], option: str) -> set[str]:
         return set(stages)
     if kind == "last" and colon:
         available = len(stages) - 1
-        if not count.isdigit() or not 1 <= int(count) <= available:
+        if not count.isdecimal() or not 1 <= int(count) <= available:
             raise ConfigError(
                 f"{option} '{pattern}': the model has {available} stages before its head; "
                 f"use last:1 to last:{available}."

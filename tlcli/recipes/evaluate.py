@@ -36,6 +36,8 @@ class Evaluation:
 
     report: EvalReport
     folder: Path
+    titles: Mapping[str, str]
+    """Readable names of classes, possibly of none."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,10 +79,8 @@ def _evaluate_run(folder: RunDirectory, config: EvaluateConfig, *, talk: Talk) -
         table, split = _own_data(folder, config, talk=talk)
         name = split
     target = folder.evaluation_dir(name)
-    return Evaluation(
-        report=_judge(judged, table, split=split, folder=target, config=config, talk=talk),
-        folder=target,
-    )
+    report = _judge(judged, table, split=split, folder=target, config=config, talk=talk)
+    return Evaluation(report=report, folder=target, titles=_titles(table, judged))
 
 
 def _evaluate_pretrained(config: EvaluateConfig, *, talk: Talk) -> Evaluation:
@@ -108,7 +108,7 @@ def _evaluate_pretrained(config: EvaluateConfig, *, talk: Talk) -> Evaluation:
         seed=config.seed,
         results={split: {"metrics": dict(report.metrics), "intervals": dict(report.intervals)}},
     )
-    return Evaluation(report=report, folder=target)
+    return Evaluation(report=report, folder=target, titles=_titles(table, judged))
 
 
 def _pretrained(config: EvaluateConfig, *, talk: Talk) -> _Judged:
