@@ -1,7 +1,7 @@
 """Names to sources: `timm/resnet18.a1_in1k`, a bare `resnet50`, or what `resnet81` may mean."""
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 
@@ -49,10 +49,19 @@ def parse_backbone_name(text: str) -> BackboneName:
             f"No model is called '{text}': '{prefix}' is no source. Sources: {', '.join(SOURCES)}."
         )
     architecture, _, tag = (rest if slash else text).partition(".")
-    for source in [prefix] if slash else SOURCES:
-        if architecture in SOURCES[source].list_names():
-            return BackboneName(source=source, architecture=architecture, tag=tag or None)
+    having = [
+        source
+        for source in ([prefix] if slash else SOURCES)
+        if architecture in SOURCES[source].list_names()
+    ]
+    # A bare name with a tag is the source's that publishes the tag: resnet50.a1_in1k is timm's.
+    for source in (tag and _publishing(tag, architecture, having)) or having:
+        return BackboneName(source=source, architecture=architecture, tag=tag or None)
     raise ModelError(_unknown(text, architecture, source=prefix if slash else None))
+
+
+def _publishing(tag: str, architecture: str, sources: Sequence[str]) -> list[str]:
+    return [s for s in sources if tag in [t.name for t in SOURCES[s].tags(architecture)]]
 
 
 def _unknown(text: str, architecture: str, *, source: str | None) -> str:

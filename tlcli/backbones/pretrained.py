@@ -48,6 +48,11 @@ def choose_weights(name: BackboneName, weights: str) -> WeightsChoice:
             f"Nobody published weights for {name}. Use --weights none or --weights FILE."
         )
     if wanted in tags:
+        if name.tag not in (None, wanted):
+            raise WeightsError(
+                f"--model {name}.{name.tag} and --weights {wanted} name two different weights. "
+                "Give one of them."
+            )
         return WeightsChoice(kind="tag", tag=wanted)
     path = Path(wanted).expanduser()
     if path.is_file():
@@ -143,12 +148,15 @@ def _from_file(name: BackboneName, path: Path) -> Backbone:
     """Build the architecture with the head that the file holds, then load the file."""
     source = SOURCES[name.source]
     file = weight_files.read_state_dict(path)
+    tensors = source.current_keys(name.architecture, file.tensors)
     pattern = source.build(name.architecture, tag=name.tag, num_classes=None)
     heads = source.head_names(pattern)
-    num_classes = weight_files.head_classes(file.tensors, heads[0])
+    num_classes = weight_files.head_classes(tensors, heads[0])
     network = source.build(name.architecture, tag=name.tag, num_classes=num_classes)
-    report = weight_files.load_state(network, file.tensors, head_names=heads, origin=str(path))
+    report = weight_files.load_state(network, tensors, head_names=heads, origin=str(path))
     tag = name.tag or next(iter(t.name for t in source.tags(name.architecture)), None)
+    left_out = len(file.tensors) - len(tensors)
+    auxiliary = (f"left out {left_out} tensors of auxiliary classifiers",) if left_out else ()
     assumed = (
         f"{path.name} says nothing of preprocessing: that of {name}'s weights '{tag}' is used."
     )
@@ -156,7 +164,7 @@ def _from_file(name: BackboneName, path: Path) -> Backbone:
         tag="file",
         path=str(path),
         sha256=file.sha256,
-        remarks=(*file.remarks, *report.remarks(), assumed),
+        remarks=(*file.remarks, *auxiliary, *report.remarks(), assumed),
     )
     is_published_size = num_classes == _outputs(pattern, heads)
     return _describe(

@@ -1,11 +1,11 @@
 """What a source of models offers, and what it hands out."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from torch import nn
+from torch import Tensor, nn
 
 from tlcli.backbones.stages import Stage
 from tlcli.data.preprocessing import Preprocessing
@@ -74,6 +74,9 @@ class BackboneSource(Protocol):
 
     def load_published(self, name: str, *, tag: str, path: Path) -> nn.Module:
         """Build an architecture with the published weights of `tag` that lie at `path`."""
+
+    def current_keys(self, name: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return a file's tensors by today's key names, without parts that are never built."""
 
     def head_names(self, network: nn.Module) -> tuple[str, ...]:
         """Return the dotted names of the layers that map features to classes."""

@@ -4,14 +4,15 @@ import math
 import pickle
 import struct
 import zipfile
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 
 import timm
 from safetensors import SafetensorError
 from timm.data import infer_imagenet_subset, resolve_data_config
 from timm.models import PretrainedCfg
-from torch import nn
+from torch import Tensor, nn
 
 from tlcli.backbones import downloads, imagenet
 from tlcli.backbones.protocol import WeightTag
@@ -40,17 +41,15 @@ class TimmSource:
 
     def list_names(self) -> Sequence[str]:
         """Return the names of all architectures, sorted."""
-        return sorted(timm.list_models())
+        return _architectures()
 
     def tags(self, name: str) -> tuple[WeightTag, ...]:
         """Return the published weights of an architecture, the default first."""
         default = timm.models.get_pretrained_cfg(name)
-        tags = [full.partition(".")[2] for full in timm.list_pretrained(f"{name}.*")]
+        tags = list(_published().get(name, ()))
         if default is not None:
             tags.sort(key=lambda tag: tag != default.tag)
-        return tuple(
-            WeightTag(name=tag, license=self._config(name, tag).license) for tag in tags if tag
-        )
+        return tuple(WeightTag(name=tag, license=self._config(name, tag).license) for tag in tags)
 
     def build(self, name: str, *, tag: str | None, num_classes: int | None) -> nn.Module:
         """Build an architecture with random weights, in the shape that `tag` was trained in."""
@@ -76,6 +75,10 @@ class TimmSource:
                 "Delete the file and run again to fetch it anew."
             ) from error
         return network
+
+    def current_keys(self, name: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return the tensors as they are; timm renames keys of published weights only."""
+        return dict(tensors)
 
     def head_names(self, network: nn.Module) -> tuple[str, ...]:
         """Return the classifier layers that the model's own config names."""
@@ -138,6 +141,22 @@ class TimmSource:
             return timm.models.get_pretrained_cfg(_full_name(name, tag), allow_unregistered=False)
         except RuntimeError as error:
             raise ModelError(f"timm/{name} has no weights called '{tag}'.") from error
+
+
+@cache
+def _architectures() -> tuple[str, ...]:
+    return tuple(sorted(timm.list_models()))
+
+
+@cache
+def _published() -> dict[str, list[str]]:
+    """Return the tags of every architecture; asking timm for each takes seconds in all."""
+    tags: dict[str, list[str]] = {}
+    for full_name in timm.list_pretrained():
+        name, _, tag = full_name.partition(".")
+        if tag:
+            tags.setdefault(name, []).append(tag)
+    return tags
 
 
 def _full_name(name: str, tag: str | None) -> str:

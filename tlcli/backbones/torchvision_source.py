@@ -1,5 +1,6 @@
 """torchvision's classification models behind the protocol."""
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
@@ -20,6 +21,13 @@ _DEFAULT_LICENSE = "BSD-3-Clause"
 # published weights expect inputs shifted from ImageNet's statistics to a mean and std of one half.
 _AUXILIARY: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {"inception_v3": ("AuxLogits.",), "googlenet": ("aux1.", "aux2.")}
+)
+# Published files keep the names that layers had when they were trained; torchvision renames them
+# while loading: `_load_state_dict` in its densenet.py, `MLPBlock` in its vision_transformer.py.
+_RENAMED = (
+    (re.compile(r"(denselayer\d+\.(?:norm|conv))\.([12]\.)"), r"\1\2"),
+    (re.compile(r"(encoder_layer_\d+\.mlp)\.linear_1\."), r"\1.0."),
+    (re.compile(r"(encoder_layer_\d+\.mlp)\.linear_2\."), r"\1.3."),
 )
 _NO_WEIGHT_DECAY = ("class_token", "pos_embedding", "relative_position_bias_table")
 """Last parts of names; torchvision's training references exempt the same ones."""
@@ -43,7 +51,7 @@ class TorchvisionSource:
         options: dict[str, Any] = {"weights": None, "num_classes": num_classes or 1000}
         if name in _AUXILIARY:
             options |= {"aux_logits": False, "transform_input": True, "init_weights": True}
-        if name.startswith("vit_") and tag is not None:
+        if name.startswith("vit_"):
             options["image_size"] = min(self._entry(name, tag).meta["min_size"])
         network: nn.Module = zoo.get_model(name, **options)
         return network
@@ -52,9 +60,18 @@ class TorchvisionSource:
         """Build an architecture with the published weights of `tag` that lie at `path`."""
         num_outputs = len(self._entry(name, tag).meta["categories"])
         network = self.build(name, tag=tag, num_classes=num_outputs)
-        tensors = _without_auxiliary(weight_files.read_state_dict(path).tensors, name)
+        tensors = self.current_keys(name, weight_files.read_state_dict(path).tensors)
         weight_files.load_state(network, tensors, head_names=(), origin=f"{name} {tag}")
         return network
+
+    def current_keys(self, name: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Rename what torchvision renamed since, and leave out auxiliary classifiers."""
+        auxiliary = _AUXILIARY.get(name, ())
+        return {
+            _current_key(key): tensor
+            for key, tensor in tensors.items()
+            if not key.startswith(auxiliary)
+        }
 
     def head_names(self, network: nn.Module) -> tuple[str, ...]:
         """Return the last linear layer, or the last 1x1 convolution of SqueezeNet."""
@@ -67,7 +84,7 @@ class TorchvisionSource:
 
     def preprocessing(self, name: str, *, tag: str | None) -> Preprocessing:
         """Return `weights.transforms()` as plain values."""
-        preset = self._entry(name, tag or self.tags(name)[0].name).transforms()
+        preset = self._entry(name, tag).transforms()
         (crop,), (resize,) = preset.crop_size, preset.resize_size
         return Preprocessing(
             input_size=(crop, crop),
@@ -98,10 +115,10 @@ class TorchvisionSource:
         """Fetch the file of a tag into torch.hub's folder, its hash checked."""
         return downloads.download_url(self._entry(name, tag).url)
 
-    def _entry(self, name: str, tag: str) -> Weights:
+    def _entry(self, name: str, tag: str | None) -> Weights:
         enum: type[WeightsEnum] = zoo.get_model_weights(name)
         try:
-            return enum[tag]
+            return enum[tag or "DEFAULT"]
         except KeyError as error:
             raise ModelError(f"torchvision/{name} has no weights called '{tag}'.") from error
 
@@ -116,6 +133,7 @@ def _tag(entry: WeightsEnum) -> WeightTag:
     )
 
 
-def _without_auxiliary(tensors: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
-    prefixes = _AUXILIARY.get(name, ())
-    return {key: tensor for key, tensor in tensors.items() if not key.startswith(prefixes)}
+def _current_key(key: str) -> str:
+    for pattern, replacement in _RENAMED:
+        key = pattern.sub(replacement, key)
+    return key

@@ -3,6 +3,7 @@
 Everything works on Pillow images: resizing tensors gives other values (TRAPS 31).
 """
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -89,10 +90,25 @@ def normalize(images: Tensor, *, mean: Sequence[float], std: Sequence[float]) ->
         mean: Per channel, for values in 0..1.
         std: Per channel, for values in 0..1.
     """
-    # a divisor on the device: CUDA would multiply by the reciprocal of a Python number
-    scaled = images.to(torch.float32).div_(torch.tensor(255.0, device=images.device))
-    normalized: Tensor = F.normalize(scaled, mean=list(mean), std=list(std), inplace=True)
-    return normalized
+    # torchvision's own normalize asks `(std == 0).any()`, for which the device must be waited for
+    divisor, means, stds = _constants(tuple(mean), tuple(std), device=images.device)
+    return images.to(torch.float32).div_(divisor).sub_(means).div_(stds)
+
+
+@functools.cache
+def _constants(
+    mean: tuple[float, ...], std: tuple[float, ...], *, device: torch.device
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return 255, mean and std on a device, copied there once and not for every batch.
+
+    The divisor too is a tensor: CUDA would multiply by the reciprocal of a Python number.
+    """
+    with torch.inference_mode(False):
+        return (
+            torch.tensor(255.0, device=device),
+            torch.tensor(mean, device=device).view(-1, 1, 1),
+            torch.tensor(std, device=device).view(-1, 1, 1),
+        )
 
 
 def _fitted_size(image: Image.Image, size: list[int], *, whole: bool) -> list[int]:

@@ -145,7 +145,7 @@ def _step(
     state.scheduler.step()
     if state.ema is not None:
         state.ema.update_parameters(state.model)
-    return torch.stack((total, total.new_tensor(count))), count
+    return torch.stack((total, total.new_full((), count))), count  # filled there, not copied
 
 
 def _check_finite(state: TrainingState, recent: Sequence[tuple[int, list[Tensor]]]) -> None:

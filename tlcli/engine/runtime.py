@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.amp.grad_scaler import GradScaler
 
-from tlcli.errors import MachineError
+from tlcli.errors import ConfigError, MachineError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,17 +65,32 @@ def choose_runtime(
         seed: Of everything random.
 
     Raises:
+        ConfigError: If the words mean no device, or a precision that would not be used.
         MachineError: If the device does not exist here or cannot do what is asked.
     """
-    chosen = torch.device(_best_device() if device == "auto" else device)
+    chosen = _parse_device(_best_device() if device == "auto" else device)
     if chosen.type not in _devices_here():
         raise MachineError(
             f"--device {device}: there is no {chosen.type} device here. "
             f"This machine has: {', '.join(_devices_here())}."
         )
     use_amp = chosen.type == "cuda" if amp is None else amp
+    if amp_dtype != "auto" and not use_amp:
+        raise ConfigError(
+            f"--amp-dtype {amp_dtype} has no effect: mixed precision is off on {chosen.type} "
+            "unless --amp is given."
+        )
     dtype = _amp_dtype(amp_dtype, device=chosen) if use_amp else None
     return Runtime(device=chosen, amp_dtype=dtype, channels_last=channels_last, seed=seed)
+
+
+def _parse_device(text: str) -> torch.device:
+    try:
+        return torch.device(text)
+    except RuntimeError as error:
+        raise ConfigError(
+            f"--device '{text}' is no device: use auto, cpu, cuda, cuda:1 or mps."
+        ) from error
 
 
 def _devices_here() -> list[str]:

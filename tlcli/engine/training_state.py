@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -91,31 +92,38 @@ class TrainingState:
             DataError: If the file cannot be read or belongs to another unfreezing plan.
         """
         values = _read(path, device=device)
+        self.phase = values["phase"]
+        if self.phase is not None:
+            self._reopen(values["trained"], path=path)
         self.model.network.load_state_dict(values["model"])
         self.optimizer.load_state_dict(values["optimizer"])
         self.scheduler.load_state_dict(values["scheduler"])
         self.scaler.load_state_dict(values["scaler"])
         if self.ema is not None:
             self.ema.load_state_dict(values["ema"])
-        self.epoch, self.step, self.phase = values["epoch"], values["step"], values["phase"]
+        self.epoch, self.step = values["epoch"], values["step"]
         self.loss_sums = [tensor.to(device) for tensor in values["loss_sums"]]
         self.frozen_digests = values["frozen_digests"]
-        if self.phase is not None and set(values["trained"]) != set(
-            self.phases[self.phase].trained
-        ):
-            raise DataError(
-                f"{path} was saved while {', '.join(values['trained'])} were trained, but the "
-                f"run's plan says {', '.join(self.phases[self.phase].trained)} at that epoch."
-            )
         extra: dict[str, Any] = values["extra"]
         return extra
+
+    def _reopen(self, trained: Sequence[str], *, path: Path) -> None:
+        """Open the stages that were trained, if the plan says the same of this phase."""
+        planned = self.phases[self.phase or 0].trained
+        if set(trained) != set(planned):
+            raise DataError(
+                f"{path} was saved while {', '.join(trained)} were trained, but the "
+                f"run's plan says {', '.join(planned)} at that epoch."
+            )
+        self.model.open_stages(planned)
 
 
 def _read(path: Path, *, device: torch.device) -> dict[str, Any]:
     try:
         values: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
-    except (OSError, RuntimeError, EOFError, ValueError) as error:
+    except (OSError, RuntimeError, EOFError, ValueError, UnpicklingError) as error:
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise DataError(
-            f"The checkpoint {path} cannot be read ({error}). Start the run anew with --overwrite."
+            f"The checkpoint {path} cannot be read ({reason}). Start the run anew with --overwrite."
         ) from error
     return values

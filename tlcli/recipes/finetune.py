@@ -24,7 +24,7 @@ from tlcli.engine.loop import evaluate
 from tlcli.engine.optim import build_optimizer, build_scheduler, learning_rate_factor
 from tlcli.engine.runtime import Runtime, choose_runtime, describe_environment
 from tlcli.engine.training_state import TrainingState
-from tlcli.errors import FrozenMovedError, InterruptedRunError
+from tlcli.errors import ConfigError, FrozenMovedError, InterruptedRunError
 from tlcli.models.head import parse_head, replace_heads
 from tlcli.models.saved_model import ModelDescription, write_description
 from tlcli.models.staged import StagedModel
@@ -149,7 +149,12 @@ def _run_to_resume(config: FinetuneConfig, *, talk: Talk) -> RunDirectory | None
         talk.note(f"{path} does not exist yet: nothing to resume, starting it.")
         return None
     folder = RunDirectory.open(path)
-    return folder if folder.checkpoint_path.exists() else None
+    if not folder.checkpoint_path.exists():
+        raise ConfigError(
+            f"--resume: {path} has no checkpoint, the run stopped before its first step. "
+            "Start it anew with --overwrite."
+        )
+    return folder
 
 
 def _prepare(config: FinetuneConfig, *, former: RunDirectory | None, talk: Talk) -> _Job:
@@ -162,6 +167,7 @@ def _prepare(config: FinetuneConfig, *, former: RunDirectory | None, talk: Talk)
         channels_last=config.runtime.channels_last,
         seed=config.train.seed,
     )
+    runtime.seed_step(0, 0)  # for random weights, and the layers of a new head
     backbone = _backbone(config, talk=talk)
     images = load_images(
         config.data,
@@ -169,7 +175,6 @@ def _prepare(config: FinetuneConfig, *, former: RunDirectory | None, talk: Talk)
         saved_split=former.splits_path if former else None,
         talk=talk,
     )
-    runtime.seed_step(0, 0)  # for the layers of a new head
     model = _with_new_head(backbone, config, num_classes=len(images.table.classes))
     plan = plan_training(model, backbone=backbone, freezing=config.freezing, train=config.train)
     _warn_of_holes(plan, model=model, talk=talk)

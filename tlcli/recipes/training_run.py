@@ -90,6 +90,8 @@ class Training:
             InterruptedRunError: If a signal came; the state is saved.
             NonFiniteLossError: If the loss is not finite; the last checkpoint is from before.
         """
+        if self._is_over(self.state.epoch, history):
+            return  # stopped early, and interrupted before the end of the run
         try:
             for report in self._reports(signals):
                 self._take_in(report, history)
@@ -150,10 +152,10 @@ class Training:
 
     def finish(self, history: History) -> list[dict[str, Any]]:
         """Compare the frozen tensors of the saved model with those before; return all proofs."""
+        in_training = self._proof(frozen_digests(self.state.model))
         network = self.state.judged_network
         network.load_state_dict(read_weights(self.run.weights_path))
         last = self._proof(digests_of(network.state_dict().items()))
-        in_training = self._proof(frozen_digests(self.state.model))
         changed = sorted({*last["changed_names"], *in_training["changed_names"]})
         return [*history.proofs, {**last, "changed": len(changed), "changed_names": changed}]
 

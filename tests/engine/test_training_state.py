@@ -1,0 +1,228 @@
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch.nn import functional as F
+from toy import image_batch, tiny_model
+
+from tlcli.engine.ema import averaged_copy
+from tlcli.engine.optim import (
+    build_optimizer,
+    build_scheduler,
+    learning_rate_factor,
+    param_groups,
+    stage_learning_rates,
+)
+from tlcli.engine.training_state import TrainingState
+from tlcli.errors import DataError
+from tlcli.models.frozen_proof import frozen_digests
+from tlcli.models.unfreezing import Phase
+
+STAGES = ("stem", "blocks.0", "blocks.1", "head")
+PHASES = (Phase(start=0, trained=("head",)), Phase(start=2, trained=("blocks.1", "head")))
+CPU = torch.device("cpu")
+
+
+def new_state(
+    *,
+    seed: int = 0,
+    opt: str = "adamw",
+    has_ema: bool = True,
+    phases: Sequence[Phase] = PHASES,
+) -> TrainingState:
+    model = tiny_model(seed=seed)
+    groups = param_groups(
+        model,
+        learning_rates=stage_learning_rates(STAGES, lr=0.1, backbone_lr=0.01, layer_decay=1.0),
+        weight_decay=0.05,
+        no_weight_decay=frozenset(),
+    )
+    optimizer = build_optimizer(model.network, groups, name=opt)  # type: ignore[arg-type]
+    factor = learning_rate_factor("cosine", total_steps=20, warmup_steps=2)
+    return TrainingState(
+        model=model,
+        optimizer=optimizer,
+        scheduler=build_scheduler(optimizer, factor),
+        phases=phases,
+        ema=averaged_copy(model, decay=0.9) if has_ema else None,
+    )
+
+
+def train(state: TrainingState, *, steps: int) -> None:
+    """Do plain steps, counted as the loop counts them."""
+    state.model.train()
+    for _ in range(steps):
+        batch = image_batch(range(state.step, state.step + 4))
+        loss = F.cross_entropy(state.model(batch.images / 255), batch.targets)
+        loss.backward()
+        state.optimizer.step()
+        state.optimizer.zero_grad()
+        state.scheduler.step()
+        if state.ema is not None:
+            state.ema.update_parameters(state.model)
+        state.loss_sums.append(torch.stack((loss.detach() * 4, torch.tensor(4.0))))
+        state.step += 1
+
+
+def everything(state: TrainingState) -> dict[str, Any]:
+    return {
+        "model": state.model.network.state_dict(),
+        "optimizer": state.optimizer.state_dict(),
+        "scheduler": state.scheduler.state_dict(),
+        "ema": state.ema.state_dict() if state.ema else None,
+        "scaler": state.scaler.state_dict(),
+        "sums": state.loss_sums,
+        "at": (state.epoch, state.step, state.phase),
+        "digests": state.frozen_digests,
+        "trained": state.model.trained,
+        "open": [p.requires_grad for p in state.model.parameters()],
+    }
+
+
+def assert_equal(first: object, second: object) -> None:
+    if isinstance(first, torch.Tensor):
+        assert isinstance(second, torch.Tensor)
+        assert first.dtype == second.dtype
+        assert torch.equal(first, second)
+    elif isinstance(first, dict):
+        assert isinstance(second, dict)
+        assert first.keys() == second.keys()
+        for key in first:
+            assert_equal(first[key], second[key])
+    elif isinstance(first, list):
+        assert isinstance(second, list)
+        assert len(first) == len(second)
+        for one, other in zip(first, second, strict=True):
+            assert_equal(one, other)
+    else:
+        assert first == second
+
+
+@pytest.fixture
+def saved(tmp_path: Path) -> tuple[TrainingState, Path]:
+    state = new_state()
+    state.epoch = 2
+    state.enter_phase()
+    state.frozen_digests = frozen_digests(state.model)
+    train(state, steps=3)
+    path = tmp_path / "last.pt"
+    state.save(path, extra={"best_epoch": 1, "proofs": [{"changed_names": []}]})
+    return state, path
+
+
+@pytest.mark.parametrize("opt", ["adamw", "sgd"])
+def test_save__and_load_take_up_everything(tmp_path: Path, opt: str) -> None:
+    state = new_state(opt=opt)
+    state.epoch = 2
+    state.enter_phase()
+    state.frozen_digests = frozen_digests(state.model)
+    train(state, steps=3)
+    state.save(tmp_path / "last.pt", extra={})
+    taken_up = new_state(seed=1, opt=opt)
+
+    taken_up.load(tmp_path / "last.pt", device=CPU)
+
+    assert_equal(everything(taken_up), everything(state))
+    train(state, steps=3)
+    train(taken_up, steps=3)
+    assert_equal(everything(taken_up), everything(state))
+
+
+def test_load__returns_what_was_saved_with_it(saved: tuple[TrainingState, Path]) -> None:
+    extra = new_state(seed=1).load(saved[1], device=CPU)
+
+    assert extra == {"best_epoch": 1, "proofs": [{"changed_names": []}]}
+
+
+def test_load__freezes_what_the_phase_freezes(saved: tuple[TrainingState, Path]) -> None:
+    """Without an epoch left to do nobody else would, and the proof would find nothing frozen."""
+    state = new_state(seed=1)
+
+    state.load(saved[1], device=CPU)
+
+    assert state.model.trained == {"blocks.1", "head"}
+    assert frozen_digests(state.model) == state.frozen_digests
+
+
+def test_load__another_plan_is_refused(saved: tuple[TrainingState, Path]) -> None:
+    other = new_state(phases=(PHASES[0], Phase(start=2, trained=("blocks.0", "head"))))
+
+    with pytest.raises(
+        DataError,
+        match=r"last\.pt was saved while blocks\.1, head were trained, but the run's plan says "
+        r"blocks\.0, head at that epoch\.",
+    ):
+        other.load(saved[1], device=CPU)
+
+
+@pytest.mark.parametrize("damage", ["cut", "empty", "noise", "missing"])
+def test_load__damaged_file_is_the_users_error(
+    saved: tuple[TrainingState, Path], damage: str
+) -> None:
+    _, path = saved
+    content = path.read_bytes()
+    if damage == "missing":
+        path.unlink()
+    else:
+        path.write_bytes(
+            {"cut": content[: len(content) // 2], "empty": b"", "noise": b"x" * 99}[damage]
+        )
+
+    with pytest.raises(DataError, match=r"last\.pt cannot be read \(.*--overwrite\.") as caught:
+        new_state().load(path, device=CPU)
+    assert caught.value.exit_code == 3
+
+
+def test_load__runs_no_code_of_a_pickle(tmp_path: Path) -> None:
+    class Trap:
+        def __reduce__(self) -> tuple[Any, ...]:
+            return Path.touch, (tmp_path / "ran",)
+
+    torch.save({"model": Trap()}, tmp_path / "last.pt")
+
+    with pytest.raises(DataError, match="cannot be read"):
+        new_state().load(tmp_path / "last.pt", device=CPU)
+    assert not (tmp_path / "ran").exists()
+
+
+def test_save__a_failure_leaves_the_old_file(
+    saved: tuple[TrainingState, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    state, path = saved
+    before = path.read_bytes()
+
+    def half_then_fail(_values: object, target: Path) -> None:
+        Path(target).write_bytes(before[:100])
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(torch, "save", half_then_fail)
+    with pytest.raises(KeyboardInterrupt):
+        state.save(path, extra={})
+
+    assert path.read_bytes() == before
+    assert [entry.name for entry in path.parent.iterdir()] == ["last.pt"]
+
+
+def test_enter_phase__opens_what_the_next_epoch_trains() -> None:
+    state = new_state()
+    opened = []
+    for epoch in range(4):
+        state.epoch = epoch
+        is_over = state.phase is not None and state.phase_is_over()
+        state.enter_phase()
+        opened.append((state.phase, is_over, sorted(state.model.trained)))
+
+    head, more = ["head"], ["blocks.1", "head"]
+    assert opened == [(0, False, head), (0, False, head), (1, True, more), (1, False, more)]
+
+
+def test_judged__is_the_average_where_there_is_one() -> None:
+    with_average, without = new_state(), new_state(has_ema=False)
+
+    assert with_average.ema is not None
+    assert with_average.judged is with_average.ema.module
+    assert with_average.judged_network is with_average.ema.module.network
+    assert without.judged is without.model
+    assert without.judged_network is without.model.network

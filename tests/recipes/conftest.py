@@ -1,0 +1,49 @@
+"""One thread (see tests/engine), small photos, and runs that several tests look at."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import safetensors.torch
+import timm
+import torch
+from recipes.runs import finetune
+from toy import make_split_folders
+
+SCHEDULE = "0:head,1:layer4,2:all"
+
+
+@pytest.fixture(autouse=True, scope="session")
+def one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="session")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """12 train, 9 val and 6 test images of three classes."""
+    root = tmp_path_factory.mktemp("photos")
+    return make_split_folders(root, counts={"train": 4, "val": 3, "test": 2})
+
+
+@pytest.fixture(scope="session")
+def resnet_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Weights to start from whose values are known."""
+    path = tmp_path_factory.mktemp("weights") / "resnet.safetensors"
+    with torch.random.fork_rng():
+        torch.manual_seed(5)
+        network = timm.create_model("test_resnet", pretrained=False)
+    safetensors.torch.save_file(network.state_dict(), path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def scheduled_run(
+    tmp_path_factory: pytest.TempPathFactory, photos: Path, resnet_file: Path
+) -> Path:
+    """Three epochs, one phase each, on a network with BatchNorm."""
+    path = tmp_path_factory.mktemp("runs") / "scheduled"
+    finetune(path, data=photos, weights=resnet_file, schedule=SCHEDULE, epochs=3)
+    return path
