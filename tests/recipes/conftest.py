@@ -7,8 +7,9 @@ import pytest
 import safetensors.torch
 import timm
 import torch
-from recipes.runs import finetune
 from toy import make_split_folders
+
+from recipes.runs import finetune
 
 SCHEDULE = "0:head,1:layer4,2:all"
 

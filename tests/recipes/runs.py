@@ -25,7 +25,7 @@ SMALL: dict[str, Any] = {
 }
 
 
-def finetune_config(output: Path, **options: Any) -> FinetuneConfig:
+def finetune_config(output: Path | None, **options: Any) -> FinetuneConfig:
     values = {**SMALL, "output": output, **options}
     plain = {k: str(v) if isinstance(v, Path) else v for k, v in values.items()}
     return FinetuneConfig.from_options(plain)

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,37 +11,33 @@ from tlcli.backbones.catalog import parse_backbone_name
 from tlcli.backbones.pretrained import (
     build_untrained,
     choose_weights,
-    create_backbone,
     find_weights,
 )
-from tlcli.backbones.protocol import Backbone
-from tlcli.config import FinetuneConfig, options_of
+from tlcli.config import FinetuneConfig
 from tlcli.data.split_file import write_split
 from tlcli.engine.classification import ClassificationTask
-from tlcli.engine.ema import averaged_copy
 from tlcli.engine.interrupts import StopSignals
 from tlcli.engine.loop import evaluate
-from tlcli.engine.optim import build_optimizer, build_scheduler, learning_rate_factor
-from tlcli.engine.runtime import Runtime, choose_runtime, describe_environment
-from tlcli.engine.training_state import TrainingState
+from tlcli.engine.runtime import describe_environment
 from tlcli.errors import ConfigError, FrozenMovedError, InterruptedRunError
-from tlcli.models.head import parse_head, replace_heads
-from tlcli.models.saved_model import ModelDescription, write_description
-from tlcli.models.staged import StagedModel
+from tlcli.models.saved_model import write_description
+from tlcli.recipes.finetune_job import (
+    Job,
+    first_state,
+    prepare_job,
+    resolved_options,
+    warn_of_holes,
+    with_new_head,
+)
 from tlcli.recipes.image_data import (
-    BatchReader,
-    RunImages,
     absolute_spec,
-    default_workers,
     load_images,
 )
 from tlcli.recipes.judging import judge
 from tlcli.recipes.talk import Talk
 from tlcli.recipes.training_plan import (
     PlanReport,
-    TrainingPlan,
     describe_plan,
-    hole_warning,
     plan_training,
 )
 from tlcli.recipes.training_run import History, Training
@@ -54,34 +50,6 @@ RUNS = Path("runs")
 """Where runs go that are given no --output."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Job:
-    """A run before its first step."""
-
-    config: FinetuneConfig
-    runtime: Runtime
-    images: RunImages
-    backbone: Backbone
-    model: StagedModel
-    plan: TrainingPlan
-    reader: BatchReader
-    seconds_prepare: float
-
-    @property
-    def description(self) -> ModelDescription:
-        return ModelDescription(
-            model=self.backbone.name,
-            weights=self.backbone.weights.tag,
-            weights_sha256=self.backbone.weights.sha256,
-            shape_tag=self.backbone.shape_tag,
-            head=parse_head(self.config.freezing.head),
-            classes=self.images.table.classes,
-            class_titles=dict(self.images.table.class_titles),
-            preprocessing=self.backbone.preprocessing,
-            feature_dim=self.backbone.feature_dim,
-        )
-
-
 def dry_run(config: FinetuneConfig, *, talk: Talk) -> PlanReport:
     """Return what `run` would train, without weights, without a step, without writing anything."""
     name = parse_backbone_name(config.model.model)
@@ -91,9 +59,9 @@ def dry_run(config: FinetuneConfig, *, talk: Talk) -> PlanReport:
     backbone = build_untrained(name, weights=choice)
     images = load_images(config.data, seed=config.train.seed, talk=talk)
     classes = len(images.table.classes)
-    model = _with_new_head(backbone, config, num_classes=classes)
+    model = with_new_head(backbone, config, num_classes=classes)
     plan = plan_training(model, backbone=backbone, freezing=config.freezing, train=config.train)
-    _warn_of_holes(plan, model=model, talk=talk)
+    warn_of_holes(plan, model=model, talk=talk)
     return describe_plan(
         plan, model=model, train=config.train, name=str(name), weights=str(choice), classes=classes
     )
@@ -113,7 +81,7 @@ def run(config: FinetuneConfig, *, talk: Talk) -> dict[str, Any]:
     path = _run_path(config)
     if former is None:
         check_free(path, overwrite=config.output.overwrite)
-    job = _prepare(config, former=former, talk=talk)
+    job = prepare_job(config, former=former, talk=talk)
     folder = former or RunDirectory.create(path, overwrite=config.output.overwrite)
     with _status_kept(folder):
         if former is None:
@@ -157,78 +125,11 @@ def _run_to_resume(config: FinetuneConfig, *, talk: Talk) -> RunDirectory | None
     return folder
 
 
-def _prepare(config: FinetuneConfig, *, former: RunDirectory | None, talk: Talk) -> _Job:
-    """Load images and weights and decide what is trained."""
-    started = time.perf_counter()
-    runtime = choose_runtime(
-        config.runtime.device,
-        amp=config.runtime.amp,
-        amp_dtype=config.runtime.amp_dtype,
-        channels_last=config.runtime.channels_last,
-        seed=config.train.seed,
-    )
-    runtime.seed_step(0, 0)  # for random weights, and the layers of a new head
-    backbone = _backbone(config, talk=talk)
-    images = load_images(
-        config.data,
-        seed=config.train.seed,
-        saved_split=former.splits_path if former else None,
-        talk=talk,
-    )
-    model = _with_new_head(backbone, config, num_classes=len(images.table.classes))
-    plan = plan_training(model, backbone=backbone, freezing=config.freezing, train=config.train)
-    _warn_of_holes(plan, model=model, talk=talk)
-    runtime.place(model)
-    reader = BatchReader(
-        table=images.table,
-        preprocessing=backbone.preprocessing,
-        batch_size=config.train.batch_size,
-        num_workers=default_workers(config.runtime.num_workers, runtime=runtime),
-        runtime=runtime,
-        talk=talk,
-    )
-    return _Job(
-        config=config,
-        runtime=runtime,
-        images=images,
-        backbone=backbone,
-        model=model,
-        plan=plan,
-        reader=reader,
-        seconds_prepare=time.perf_counter() - started,
-    )
-
-
-def _backbone(config: FinetuneConfig, *, talk: Talk) -> Backbone:
-    model = config.model
-    backbone = create_backbone(model.model, weights=model.weights, offline=model.offline)
-    origin = f" from {backbone.weights.path}" if backbone.weights.path else ""
-    talk.note(f"Model: {backbone.name}, weights {backbone.weights.tag}{origin}.")
-    for remark in backbone.weights.remarks:
-        talk.note(f"Weights: {remark}")
-    return backbone
-
-
-def _with_new_head(backbone: Backbone, config: FinetuneConfig, *, num_classes: int) -> StagedModel:
-    replace_heads(
-        backbone.network,
-        head_names=backbone.head_names,
-        num_classes=num_classes,
-        spec=parse_head(config.freezing.head),
-    )
-    return StagedModel(backbone.network, stages=backbone.stages)
-
-
-def _warn_of_holes(plan: TrainingPlan, *, model: StagedModel, talk: Talk) -> None:
-    if warning := hole_warning(plan.phases, stages=model.stages):
-        talk.warn(warning)
-
-
-def _write_start(folder: RunDirectory, job: _Job) -> None:
+def _write_start(folder: RunDirectory, job: Job) -> None:
     """Write all that is known before the first step."""
     write_split(job.images.whole, folder.splits_path)
     write_description(job.description, folder.model_json_path)
-    options = options_of(job.config)
+    options = resolved_options(job)
     # What the folder says stays true when it is moved, and a copy of it is no resume.
     kept = {k: v for k, v in options.items() if k not in ("output", "overwrite", "resume")}
     folder.write_config_toml({key: value for key, value in kept.items() if value is not None})
@@ -274,7 +175,7 @@ def _status_kept(folder: RunDirectory) -> Iterator[None]:
     folder.update(status="finished")
 
 
-def _train_and_judge(folder: RunDirectory, job: _Job, *, is_resumed: bool, talk: Talk) -> None:
+def _train_and_judge(folder: RunDirectory, job: Job, *, is_resumed: bool, talk: Talk) -> None:
     with StopSignals() as signals:
         training = _training(folder, job, signals=signals, talk=talk)
         history = training.go_on() if is_resumed else training.start()
@@ -320,7 +221,7 @@ def _record_proof(folder: RunDirectory, proofs: list[dict[str, Any]]) -> None:
 
 def _write_end(
     folder: RunDirectory,
-    job: _Job,
+    job: Job,
     *,
     history: History,
     reports: dict[str, EvalReport],
@@ -347,13 +248,13 @@ def _write_end(
     )
 
 
-def _training(folder: RunDirectory, job: _Job, *, signals: StopSignals, talk: Talk) -> Training:
+def _training(folder: RunDirectory, job: Job, *, signals: StopSignals, talk: Talk) -> Training:
     """Put the model, the optimizer and the data together."""
     train = job.config.train
     steps_per_epoch, train_steps = job.reader.training(
         augment=train.augment, grad_accum_steps=train.grad_accum_steps
     )
-    state = _first_state(job, steps_per_epoch=steps_per_epoch)
+    state = first_state(job, steps_per_epoch=steps_per_epoch)
     judged = ClassificationTask(
         state.judged, preprocessing=job.backbone.preprocessing, runtime=job.runtime
     )
@@ -381,22 +282,4 @@ def _training(folder: RunDirectory, job: _Job, *, signals: StopSignals, talk: Ta
         ).compute(),
         file_of=lambda index: str(paths[index]),
         talk=talk,
-    )
-
-
-def _first_state(job: _Job, *, steps_per_epoch: int) -> TrainingState:
-    train = job.config.train
-    optimizer = build_optimizer(job.model.network, job.plan.groups, name=train.opt)
-    factor = learning_rate_factor(
-        train.lr_schedule,
-        total_steps=train.epochs * steps_per_epoch,
-        warmup_steps=round(train.warmup_epochs * steps_per_epoch),
-    )
-    return TrainingState(
-        model=job.model,
-        optimizer=optimizer,
-        scheduler=build_scheduler(optimizer, factor),
-        phases=job.plan.phases,
-        ema=averaged_copy(job.model, decay=train.ema) if train.ema else None,
-        scaler=job.runtime.grad_scaler(),
     )

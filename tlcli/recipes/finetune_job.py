@@ -1,0 +1,172 @@
+"""A fine-tuning before its first step: images, network, plan and optimizer put together."""
+
+import time
+from dataclasses import dataclass, replace
+from typing import Any
+
+from tlcli.backbones.catalog import parse_backbone_name
+from tlcli.backbones.pretrained import (
+    WeightsChoice,
+    build_untrained,
+    create_backbone,
+)
+from tlcli.backbones.protocol import Backbone
+from tlcli.backbones.stages import HEAD
+from tlcli.config import FinetuneConfig, options_of
+from tlcli.engine.ema import averaged_copy
+from tlcli.engine.optim import build_optimizer, build_scheduler, learning_rate_factor
+from tlcli.engine.runtime import Runtime, choose_runtime
+from tlcli.engine.training_state import TrainingState
+from tlcli.models.head import parse_head, replace_heads
+from tlcli.models.saved_model import ModelDescription, read_description
+from tlcli.models.staged import StagedModel
+from tlcli.recipes.image_data import (
+    BatchReader,
+    RunImages,
+    default_workers,
+    load_images,
+)
+from tlcli.recipes.talk import Talk
+from tlcli.recipes.training_plan import (
+    DEFAULT_UNFREEZE,
+    TrainingPlan,
+    hole_warning,
+    plan_training,
+)
+from tlcli.results.run_dir import RunDirectory
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """A run before its first step."""
+
+    config: FinetuneConfig
+    runtime: Runtime
+    images: RunImages
+    backbone: Backbone
+    model: StagedModel
+    plan: TrainingPlan
+    reader: BatchReader
+    seconds_prepare: float
+
+    @property
+    def description(self) -> ModelDescription:
+        """What `model.json` will hold."""
+        return ModelDescription(
+            model=self.backbone.name,
+            weights=self.backbone.weights.tag,
+            weights_sha256=self.backbone.weights.sha256,
+            shape_tag=self.backbone.shape_tag,
+            head=parse_head(self.config.freezing.head),
+            classes=self.images.table.classes,
+            class_titles=dict(self.images.table.class_titles),
+            preprocessing=self.backbone.preprocessing,
+            feature_dim=self.backbone.feature_dim,
+        )
+
+
+def prepare_job(config: FinetuneConfig, *, former: RunDirectory | None, talk: Talk) -> Job:
+    """Load images and weights and decide what is trained."""
+    started = time.perf_counter()
+    runtime = choose_runtime(
+        config.runtime.device,
+        amp=config.runtime.amp,
+        amp_dtype=config.runtime.amp_dtype,
+        channels_last=config.runtime.channels_last,
+        seed=config.train.seed,
+    )
+    runtime.seed_step(0, 0)  # for random weights, and the layers of a new head
+    backbone = _backbone_of(former) if former else _backbone(config, talk=talk)
+    images = load_images(
+        config.data,
+        seed=config.train.seed,
+        saved_split=former.splits_path if former else None,
+        talk=talk,
+    )
+    model = with_new_head(backbone, config, num_classes=len(images.table.classes))
+    plan = plan_training(model, backbone=backbone, freezing=config.freezing, train=config.train)
+    warn_of_holes(plan, model=model, talk=talk)
+    runtime.place(model)
+    reader = BatchReader(
+        table=images.table,
+        preprocessing=backbone.preprocessing,
+        batch_size=config.train.batch_size,
+        num_workers=default_workers(config.runtime.num_workers, runtime=runtime),
+        runtime=runtime,
+        talk=talk,
+    )
+    return Job(
+        config=config,
+        runtime=runtime,
+        images=images,
+        backbone=backbone,
+        model=model,
+        plan=plan,
+        reader=reader,
+        seconds_prepare=time.perf_counter() - started,
+    )
+
+
+def _backbone(config: FinetuneConfig, *, talk: Talk) -> Backbone:
+    model = config.model
+    backbone = create_backbone(model.model, weights=model.weights, offline=model.offline)
+    origin = f" from {backbone.weights.path}" if backbone.weights.path else ""
+    talk.note(f"Model: {backbone.name}, weights {backbone.weights.tag}{origin}.")
+    for remark in backbone.weights.remarks:
+        talk.note(f"Weights: {remark}")
+    return backbone
+
+
+def _backbone_of(former: RunDirectory) -> Backbone:
+    """Build the network of a run to go on with; its checkpoint brings the weights."""
+    description = read_description(former.model_json_path)
+    choice = WeightsChoice(kind="none", tag=description.shape_tag)
+    backbone = build_untrained(parse_backbone_name(description.model), weights=choice)
+    return replace(backbone, preprocessing=description.preprocessing)
+
+
+def with_new_head(backbone: Backbone, config: FinetuneConfig, *, num_classes: int) -> StagedModel:
+    """Put the head of `--head` on a network, in place, and make its stages freezable."""
+    replace_heads(
+        backbone.network,
+        head_names=backbone.head_names,
+        num_classes=num_classes,
+        spec=parse_head(config.freezing.head),
+    )
+    return StagedModel(backbone.network, stages=backbone.stages)
+
+
+def warn_of_holes(plan: TrainingPlan, *, model: StagedModel, talk: Talk) -> None:
+    """Warn of stages that stay frozen between trained ones and the head."""
+    if warning := hole_warning(plan.phases, stages=model.stages):
+        talk.warn(warning)
+
+
+def resolved_options(job: Job) -> dict[str, Any]:
+    """Return every option with the value that was used where none was given."""
+    options = options_of(job.config)
+    options["lr"] = job.config.train.head_lr
+    if job.plan.phases[-1].trained != (HEAD,):
+        options["backbone_lr"] = job.config.train.last_stage_lr
+    if job.config.freezing.schedule is None:
+        options["unfreeze"] = job.config.freezing.unfreeze or DEFAULT_UNFREEZE
+    return options
+
+
+def first_state(job: Job, *, steps_per_epoch: int) -> TrainingState:
+    """Return the state before the first step: optimizer, schedule, moving average."""
+    train = job.config.train
+    optimizer = build_optimizer(job.model.network, job.plan.groups, name=train.opt)
+    factor = learning_rate_factor(
+        train.lr_schedule,
+        total_steps=train.epochs * steps_per_epoch,
+        warmup_steps=round(train.warmup_epochs * steps_per_epoch),
+    )
+    return TrainingState(
+        model=job.model,
+        optimizer=optimizer,
+        scheduler=build_scheduler(optimizer, factor),
+        phases=job.plan.phases,
+        ema=averaged_copy(job.model, decay=train.ema) if train.ema else None,
+        scaler=job.runtime.grad_scaler(),
+    )
