@@ -11,6 +11,24 @@ from tlcli.backbones.torchvision_source import TorchvisionSource
 from tlcli.errors import ModelError, WeightsError
 
 SOURCE = TorchvisionSource()
+NAMES = [
+    "resnet18",
+    "resnet50",
+    "efficientnet_b0",
+    "efficientnet_b3",
+    "efficientnet_v2_m",
+    "inception_v3",
+    "mobilenet_v3_large",
+    "vit_b_16",
+    "vit_h_14",
+    "swin_t",
+    "swin_v2_t",
+    "convnext_tiny",
+    "regnet_y_16gf",
+    "maxvit_t",
+    "densenet121",
+    "googlenet",
+]
 
 
 def build_on_meta(
@@ -24,24 +42,7 @@ def build_on_meta(
     ("name", "tag"),
     [
         (name, tag)
-        for name in [
-            "resnet18",
-            "resnet50",
-            "efficientnet_b0",
-            "efficientnet_b3",
-            "efficientnet_v2_m",
-            "inception_v3",
-            "mobilenet_v3_large",
-            "vit_b_16",
-            "vit_h_14",
-            "swin_t",
-            "swin_v2_t",
-            "convnext_tiny",
-            "regnet_y_16gf",
-            "maxvit_t",
-            "densenet121",
-            "googlenet",
-        ]
+        for name in NAMES
         for tag in (entry.name for entry in zoo.get_model_weights(name))
     ],
 )
@@ -99,8 +100,10 @@ def test_tags__default_first_and_each_once(name: str) -> None:
 
 def test_tags__licence_and_accuracy_as_a_fraction() -> None:
     newest, oldest = SOURCE.tags("resnet50")
-    assert (newest.name, newest.top1, newest.license) == ("IMAGENET1K_V2", 0.80858, "BSD-3-Clause")
-    assert (oldest.name, oldest.top1) == ("IMAGENET1K_V1", 0.7613)
+    assert (newest.name, newest.license) == ("IMAGENET1K_V2", "BSD-3-Clause")
+    assert newest.top1 == pytest.approx(0.80858, abs=1e-9)
+    assert oldest.name == "IMAGENET1K_V1"
+    assert oldest.top1 == pytest.approx(0.7613, abs=1e-9)
     swag = {tag.name: tag for tag in SOURCE.tags("vit_b_16")}["IMAGENET1K_SWAG_E2E_V1"]
     assert swag.license == "https://github.com/facebookresearch/SWAG/blob/main/LICENSE"
 
@@ -179,6 +182,29 @@ def test_build__in_the_shape_of_the_weights(name: str, tag: str | None, tokens: 
     assert (side // patch) ** 2 + 1 == tokens  # preprocessing and network agree
 
 
+INIT = {"inception_v3": {"init_weights": False}, "googlenet": {"init_weights": False}}
+RENAMES = {
+    "densenet121": {r"(denselayer\d+\.(?:norm|conv))([12]\.)": r"\1.\2"},
+    "vit_b_16": {r"mlp\.0\.": "mlp.linear_1.", r"mlp\.3\.": "mlp.linear_2."},
+    "vit_b_32": {r"mlp\.0\.": "mlp.linear_1.", r"mlp\.3\.": "mlp.linear_2."},
+}
+
+
+def renamed(key: str, renames: dict[str, str]) -> str:
+    for pattern, replacement in renames.items():
+        key = re.sub(pattern, replacement, key)
+    return key
+
+
+@pytest.mark.parametrize(("name", "count"), [("densenet121", 58 * 12), ("vit_b_16", 12 * 4)])
+def test_current_keys__of_files_older_than_todays_names(name: str, count: int) -> None:
+    state = build_on_meta(name).state_dict()
+    old = {renamed(key, RENAMES[name]): tensor for key, tensor in state.items()}
+    assert len(set(old) - set(state)) == count
+    assert SOURCE.current_keys(name, old) == state
+    assert SOURCE.current_keys(name, state) == state
+
+
 def publish(name: str, *, renames: dict[str, str]) -> tuple[Path, nn.Module]:
     """Put weights where torchvision finds them; return the file and torchvision's own network."""
     entry = zoo.get_model_weights(name).DEFAULT
@@ -187,26 +213,19 @@ def publish(name: str, *, renames: dict[str, str]) -> tuple[Path, nn.Module]:
     state = network.to_empty(device="cpu").state_dict()
     generator = torch.Generator().manual_seed(0)
     for tensor in state.values():
-        tensor.copy_(torch.rand(tensor.shape, generator=generator) * 0.1 + 0.01)
+        values = torch.rand(tensor.shape, generator=generator)
+        tensor.copy_(values + 0.5 if tensor.ndim < 2 else (values - 0.5) / 10)
     for key in list(state):
-        old = key
-        for pattern, replacement in renames.items():
-            old = re.sub(pattern, replacement, old)
-        state[old] = state.pop(key)
+        state[renamed(key, renames)] = state.pop(key)
     assert bool(renames) == (set(state) != set(network.state_dict()))
-    if renames:
-        state._metadata = {}  # type: ignore[attr-defined]  # as old files are: of the first version
+    if renames:  # such files are older than versions of modules and counters of batches
+        state._metadata = {}  # type: ignore[attr-defined]
+        for key in [key for key in state if key.endswith("num_batches_tracked")]:
+            del state[key]
     path = Path(torch.hub.get_dir()) / "checkpoints" / entry.url.rpartition("/")[2]
     path.parent.mkdir(parents=True)
     torch.save(state, path)
     return path, zoo.get_model(name, weights=entry)
-
-
-INIT = {"inception_v3": {"init_weights": False}, "googlenet": {"init_weights": False}}
-RENAMES = {
-    "densenet121": {r"(denselayer\d+\.(?:norm|conv))([12]\.)": r"\1.\2"},
-    "vit_b_32": {r"mlp\.0\.": "mlp.linear_1.", r"mlp\.3\.": "mlp.linear_2."},
-}
 
 
 @pytest.mark.usefixtures("hub_folders", "sockets_forbidden")
@@ -215,13 +234,13 @@ RENAMES = {
     [
         "resnet18",
         "densenet121",
-        "vit_b_32",
-        "inception_v3",
+        pytest.param("vit_b_32", marks=pytest.mark.slow),
+        pytest.param("inception_v3", marks=pytest.mark.slow),
         "googlenet",
         pytest.param(
             "mnasnet0_5",
             marks=pytest.mark.xfail(
-                reason="weight_files.load_state drops the state dict's version, which MNASNet needs",
+                reason="weight_files.load_state drops the version that MNASNet needs",
                 raises=ValueError,
             ),
         ),
@@ -232,7 +251,8 @@ def test_load_published__same_logits_as_torchvision_itself(name: str) -> None:
     tag = SOURCE.tags(name)[0].name
     assert SOURCE.cached_weights(name, tag=tag) == path
     network = SOURCE.load_published(name, tag=tag, path=path)
-    theirs, ours = expected.state_dict(), network.state_dict()
+    ours = network.state_dict()
+    theirs = {k: v for k, v in expected.state_dict().items() if not k.startswith("AuxLogits.")}
     assert set(ours) == set(theirs)
     assert all(torch.equal(ours[key], tensor) for key, tensor in theirs.items())
     assert getattr(network, "transform_input", None) == getattr(expected, "transform_input", None)

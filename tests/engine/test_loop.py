@@ -425,8 +425,8 @@ def test_fit__stopped_between_steps_goes_on_to_the_same_end(stopped_after: int) 
 
     assert done == stopped_after
     assert_same_weights(parts, whole)
-    last = [r.train_loss for r in reports]
-    assert last == [r.train_loss for r in expected][-len(last) :]
+    last = [(r.train_loss, r.lr, r.phase) for r in reports]
+    assert last == [(r.train_loss, r.lr, r.phase) for r in expected][-len(last) :]
 
 
 def test_fit__stopped_in_validation_repeats_the_validation_only() -> None:

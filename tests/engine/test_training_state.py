@@ -74,7 +74,7 @@ def everything(state: TrainingState) -> dict[str, Any]:
         "ema": state.ema.state_dict() if state.ema else None,
         "scaler": state.scaler.state_dict(),
         "sums": state.loss_sums,
-        "at": (state.epoch, state.step, state.phase),
+        "at": (state.epoch, state.step, state.phase, state.rates),
         "digests": state.frozen_digests,
         "trained": state.model.trained,
         "open": [p.requires_grad for p in state.model.parameters()],
@@ -106,6 +106,7 @@ def saved(tmp_path: Path) -> tuple[TrainingState, Path]:
     state.epoch = 2
     state.enter_phase()
     state.frozen_digests = frozen_digests(state.model)
+    state.rates = {"head": 0.1, "backbone": None}
     train(state, steps=3)
     path = tmp_path / "last.pt"
     state.save(path, extra={"best_epoch": 1, "proofs": [{"changed_names": []}]})
@@ -118,6 +119,7 @@ def test_save__and_load_take_up_everything(tmp_path: Path, opt: str) -> None:
     state.epoch = 2
     state.enter_phase()
     state.frozen_digests = frozen_digests(state.model)
+    state.rates = {"head": 0.1, "backbone": None}
     train(state, steps=3)
     state.save(tmp_path / "last.pt", extra={})
     taken_up = new_state(seed=1, opt=opt)

@@ -60,8 +60,9 @@ def fit(
     """
     while state.epoch < epochs:
         state.enter_phase()
+        if state.step == 0:
+            state.rates = current_rates(state.optimizer)
         started = time.perf_counter()
-        rates = current_rates(state.optimizer)
         loss, num_images = train_one_epoch(
             task,
             state,
@@ -76,7 +77,7 @@ def fit(
         report = EpochReport(
             epoch=state.epoch + 1,
             phase=state.phase or 0,
-            lr=rates,
+            lr=state.rates,
             train_loss=loss,
             metrics=metrics,
             seconds_train=seconds_train,

@@ -35,6 +35,8 @@ class TrainingState:
     """Steps done in the epoch that is under way."""
     loss_sums: list[Tensor] = field(default_factory=list)
     """Sum of the loss over the images of each of these steps, on the device."""
+    rates: dict[str, float | None] = field(default_factory=dict)
+    """Learning rates of `head` and `backbone` when the epoch under way began."""
     phase: int | None = None
     """Index of the phase that the model was last opened for."""
     frozen_digests: dict[str, str] = field(default_factory=dict)
@@ -77,6 +79,7 @@ class TrainingState:
             "epoch": self.epoch,
             "step": self.step,
             "loss_sums": [tensor.cpu() for tensor in self.loss_sums],
+            "rates": self.rates,
             "phase": self.phase,
             "trained": sorted(self.model.trained),
             "frozen_digests": self.frozen_digests,
@@ -103,6 +106,7 @@ class TrainingState:
             self.ema.load_state_dict(values["ema"])
         self.epoch, self.step = values["epoch"], values["step"]
         self.loss_sums = [tensor.to(device) for tensor in values["loss_sums"]]
+        self.rates = values["rates"]
         self.frozen_digests = values["frozen_digests"]
         extra: dict[str, Any] = values["extra"]
         return extra
