@@ -13,7 +13,16 @@ import time
 from pathlib import Path
 
 LITE0 = ("--model", "timm/tf_efficientnet_lite0")
-CLOTHING = "--unfreeze last:3 --epochs 8 --backbone-lr 3e-4 --label-smoothing 0.1".split()
+CLOTHING = [
+    "--unfreeze",
+    "last:3",
+    "--epochs",
+    "8",
+    "--backbone-lr",
+    "3e-4",
+    "--label-smoothing",
+    "0.1",
+]
 LITE0_FILE = "timm_tf_efficientnet_lite0.safetensors"
 ROWS = {
     "imagenet-lite0": ("evaluate", "imagenet_kaggle_mini", LITE0_FILE, [*LITE0]),

@@ -243,7 +243,8 @@ def test_run__config_toml_holds_the_resolved_options(scheduled_run: Path, photos
     assert options["data"] == str(photos)
     assert options["schedule"] == SCHEDULE
     assert options["warmup_epochs"] == 0.5
-    assert not {"output", "overwrite", "resume", "lr", "unfreeze"} & options.keys()
+    assert (options["lr"], options["backbone_lr"]) == (1e-3, pytest.approx(1e-4))
+    assert not {"output", "overwrite", "resume", "unfreeze"} & options.keys()
 
 
 def test_run__patience_stops_when_nothing_gets_better(tmp_path: Path, photos: Path) -> None:

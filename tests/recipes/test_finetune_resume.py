@@ -103,6 +103,18 @@ def test_resume__interrupted_twice(tmp_path: Path, photos: Path) -> None:
     assert results_of(tmp_path / "parts") == results_of(tmp_path / "whole")
 
 
+def test_resume__needs_no_weights_file(tmp_path: Path, photos: Path, resnet_file: Path) -> None:
+    weights = shutil.copy(resnet_file, tmp_path / "start.safetensors")
+    options = {"data": photos, "weights": weights, "unfreeze": "layer4"}
+    finetune(tmp_path / "whole", **options)
+    interrupt(tmp_path / "parts", at=(0, 1), **options)
+    weights.unlink()
+
+    finetune(tmp_path / "parts", resume=True, **options)
+
+    assert results_of(tmp_path / "parts") == results_of(tmp_path / "whole")
+
+
 def test_resume__interrupted_before_an_epoch_was_done(tmp_path: Path, photos: Path) -> None:
     interrupt(tmp_path / "run", at=(0, 1), data=photos, unfreeze="head")
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.amp.grad_scaler import GradScaler
 
+from tlcli.engine.cpu_memory import keep_freed_memory
 from tlcli.errors import ConfigError, MachineError
 
 
@@ -74,6 +75,8 @@ def choose_runtime(
             f"--device {device}: there is no {chosen.type} device here. "
             f"This machine has: {', '.join(_devices_here())}."
         )
+    if chosen.type == "cpu":
+        keep_freed_memory()
     use_amp = chosen.type == "cuda" if amp is None else amp
     if amp_dtype != "auto" and not use_amp:
         raise ConfigError(

@@ -1,0 +1,146 @@
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from toy import CollectedTalk, make_image_folder, make_split_folders
+
+from tlcli.config import DataConfig
+from tlcli.data.catalog import load_table
+from tlcli.data.loaders import ImageBatch
+from tlcli.data.preprocessing import Preprocessing
+from tlcli.engine.runtime import Runtime
+from tlcli.recipes.image_data import (
+    BatchReader,
+    absolute_spec,
+    default_workers,
+    load_images,
+    load_unsplit,
+)
+
+RUNTIME = Runtime(device=torch.device("cpu"), amp_dtype=None, channels_last=False, seed=0)
+SMALL = Preprocessing(
+    input_size=(16, 16),
+    resize_size=(16, 16),
+    crop_mode="center",
+    interpolation="bilinear",
+    mean=(0.5, 0.5, 0.5),
+    std=(0.5, 0.5, 0.5),
+)
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    return make_split_folders(tmp_path / "photos", counts={"train": 5, "val": 3})
+
+
+def reader_of(data: Path, *, batch_size: int = 4) -> BatchReader:
+    return BatchReader(
+        table=load_table(str(data)),
+        preprocessing=SMALL,
+        batch_size=batch_size,
+        num_workers=0,
+        runtime=RUNTIME,
+        talk=CollectedTalk(),
+    )
+
+
+def rows_of(steps: Iterator[list[ImageBatch]]) -> list[list[list[int]]]:
+    return [[batch.indices.tolist() for batch in step] for step in steps]
+
+
+def test_absolute_spec__means_the_same_from_any_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+
+    assert absolute_spec("photos") == str(tmp_path / "photos")
+    assert absolute_spec("sample:digits") == "sample:digits"
+    assert absolute_spec("~/photos") == os.path.expanduser("~/photos")
+
+
+@pytest.mark.parametrize(
+    ("given", "on", "expected"), [(None, "cpu", 0), (3, "cpu", 3), (0, "cuda", 0)]
+)
+def test_default_workers__none_on_the_cpu(given: int | None, on: str, expected: int) -> None:
+    runtime = Runtime(device=torch.device(on), amp_dtype=None, channels_last=False, seed=0)
+
+    assert default_workers(given, runtime=runtime) == expected
+
+
+def test_evaluation__every_row_once_in_order(data: Path) -> None:
+    batches = list(reader_of(data).evaluation("val"))
+
+    assert [batch.indices.tolist() for batch in batches] == [[0, 1, 2, 3], [4, 5, 6, 7], [8]]
+    assert torch.cat([batch.targets for batch in batches]).tolist() == [0, 0, 0, 1, 1, 1, 2, 2, 2]
+
+
+@pytest.mark.parametrize("grad_accum_steps", [1, 3])
+def test_training__goes_on_where_it_stopped(data: Path, grad_accum_steps: int) -> None:
+    count, steps = reader_of(data).training(augment="flip", grad_accum_steps=grad_accum_steps)
+    whole = rows_of(iter(steps(2, 0)))
+
+    assert len(whole) == count == -(-4 // grad_accum_steps)
+    assert sorted(row for step in whole for batch in step for row in batch) == list(range(15))
+    for done in range(count + 1):
+        assert rows_of(iter(steps(2, done))) == whole[done:]
+
+
+def test_training__epochs_have_their_own_order_and_views(data: Path) -> None:
+    _, steps = reader_of(data).training(augment="medium", grad_accum_steps=1)
+    first, again, second = (list(steps(epoch, 0)) for epoch in (0, 0, 1))
+
+    assert rows_of(iter(first)) == rows_of(iter(again)) != rows_of(iter(second))
+    for one, other in zip(first, again, strict=True):
+        assert torch.equal(one[0].images, other[0].images)
+
+    def picture(epoch: list[list[ImageBatch]], row: int) -> torch.Tensor:
+        batch = next(step[0] for step in epoch if row in step[0].indices)
+        return batch.images[batch.indices.tolist().index(row)]
+
+    assert any(not torch.equal(picture(first, row), picture(second, row)) for row in range(15))
+
+
+def test_training__single_image_left_over_joins_a_batch(data: Path) -> None:
+    _, steps = reader_of(data, batch_size=7).training(augment="none", grad_accum_steps=1)
+
+    assert [len(step[0].indices) for step in steps(0, 0)] == [7, 8]
+
+
+def test_load_images__copies_across_splits_are_warned_of(data: Path) -> None:
+    (data / "val" / "ant" / "copy.png").write_bytes((data / "train" / "ant" / "0.png").read_bytes())
+    talk = CollectedTalk()
+
+    images = load_images(DataConfig(data=str(data)), seed=0, talk=talk)
+
+    assert (images.copies, images.crossing_copies) == (1, 1)
+    assert any("lie in more than one split: results on val and test" in w for w in talk.warnings)
+    assert talk.notes == [f"Data: {data}: 3 classes, 15 train, 10 val images."]
+
+
+def test_load_images__copies_in_one_split_are_told(data: Path) -> None:
+    (data / "train" / "bee" / "copy.png").write_bytes(
+        (data / "train" / "bee" / "0.png").read_bytes()
+    )
+    talk = CollectedTalk()
+
+    images = load_images(DataConfig(data=str(data)), seed=0, talk=talk)
+
+    assert (images.copies, images.crossing_copies) == (1, 0)
+    assert "1 images are exact copies of others in the same split." in talk.warnings
+
+
+def test_load_images__limit_leaves_the_kept_split_whole(data: Path) -> None:
+    images = load_images(DataConfig(data=str(data), limit=6), seed=0, talk=CollectedTalk())
+
+    assert {k: sum(v.values()) for k, v in images.table.counts().items()} == {"train": 6, "val": 6}
+    assert len(images.whole.items) == 24
+
+
+def test_load_unsplit__makes_no_split(tmp_path: Path) -> None:
+    data = make_image_folder(tmp_path / "photos", images_per_class=2)
+
+    table = load_unsplit(str(data), limit=0, on_bad_image="fail", seed=0, talk=CollectedTalk())
+
+    assert {k: sum(v.values()) for k, v in table.counts().items()} == {"unsplit": 6}

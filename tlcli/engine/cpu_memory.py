@@ -1,0 +1,28 @@
+"""Let a process on the CPU keep the memory it frees, instead of fetching it anew every step.
+
+glibc hands every large block back to the system when it is freed, so each step pays for mapping and
+zeroing the same pages again. On a virtual machine that can be half of the time
+(`benchmarks/kept_memory.py`). The price is that memory once used stays with the process.
+"""
+
+import ctypes
+import os
+import sys
+
+_M_TRIM_THRESHOLD = -1
+_M_MMAP_MAX = -4
+_NEVER_TRIM = -1
+
+
+def keep_freed_memory() -> bool:
+    """Tell glibc's malloc to keep what is freed; say whether it will.
+
+    Does nothing on other systems and where the environment already sets `MALLOC_…` variables.
+    """
+    has_own_settings = any(name.startswith("MALLOC_") for name in os.environ)
+    if has_own_settings or not sys.platform.startswith("linux"):
+        return False
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # musl has none
+    if mallopt is None:
+        return False
+    return bool(mallopt(_M_MMAP_MAX, 0) and mallopt(_M_TRIM_THRESHOLD, _NEVER_TRIM))
