@@ -1,4 +1,3 @@
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -57,7 +56,7 @@ def test_absolute_spec__means_the_same_from_any_folder(
 
     assert absolute_spec("photos") == str(tmp_path / "photos")
     assert absolute_spec("sample:digits") == "sample:digits"
-    assert absolute_spec("~/photos") == os.path.expanduser("~/photos")
+    assert absolute_spec("~/photos") == str(Path("~/photos").expanduser())
 
 
 @pytest.mark.parametrize(

@@ -70,8 +70,7 @@ def test_describe_plan__without_words_everything_is_trained(backbone: Backbone) 
     rows = plan_of(backbone).rows
 
     assert {row.trained_from for row in rows} == {0}
-    assert {row.lr for row in rows[:-1]} == {pytest.approx(1e-4)}
-    assert rows[-1].lr == 1e-3
+    assert [row.lr for row in rows] == pytest.approx([1e-4] * 7 + [1e-3])
     assert {row.batch_norm for row in rows} == {"train", "-"}
 
 

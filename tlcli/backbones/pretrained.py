@@ -42,7 +42,8 @@ def choose_weights(name: BackboneName, weights: str) -> WeightsChoice:
     if weights == NO_WEIGHTS:
         return WeightsChoice(kind="none")
     tags = [tag.name for tag in SOURCES[name.source].tags(name.architecture)]
-    wanted = (name.tag if weights == DEFAULT_WEIGHTS else weights) or (tags[0] if tags else None)
+    is_default = weights == DEFAULT_WEIGHTS
+    wanted = (name.tag or next(iter(tags), None)) if is_default else weights
     if wanted is None:
         raise WeightsError(
             f"Nobody published weights for {name}. Use --weights none or --weights FILE."
@@ -55,12 +56,13 @@ def choose_weights(name: BackboneName, weights: str) -> WeightsChoice:
             )
         return WeightsChoice(kind="tag", tag=wanted)
     path = Path(wanted).expanduser()
-    if path.is_file():
+    if path.is_file() and not is_default:
         return WeightsChoice(kind="file", path=path)
-    looks_like_file = path.suffix in weight_files.SUFFIXES or "/" in wanted
+    looks_like_file = path.suffix.lower() in weight_files.SUFFIXES or "/" in wanted
     problem = "is no file here" if looks_like_file else f"is no weight tag of {name}"
     offers = ", ".join(["default", "none", *tags])
-    raise WeightsError(f"--weights '{wanted}' {problem}. There are: {offers}, or a file.")
+    given = f"--model {name}.{wanted}:" if is_default else "--weights"
+    raise WeightsError(f"{given} '{wanted}' {problem}. There are: {offers}, or a file.")
 
 
 def find_weights(name: BackboneName, tag: str) -> Path | None:

@@ -6,7 +6,7 @@ import typer
 
 from tlcli.cli import options as o
 from tlcli.cli import output
-from tlcli.cli.option_files import chosen_options, is_given
+from tlcli.cli.option_files import chosen_options, is_given, is_resumed
 from tlcli.cli.progress import TerminalTalk
 from tlcli.config import (
     DataConfig,
@@ -70,8 +70,10 @@ def finetune(
     # Option names are the config's field names, so what Typer read is passed on as it is.
     chosen = FinetuneConfig.from_options(chosen_options(ctx))
     talk = TerminalTalk(quiet=quiet)
+    if verbose:
+        output_.let_libraries_speak()
     for option, value in (("data", chosen.data.data), ("model", chosen.model.model)):
-        if not is_given(ctx, option) and not resume:
+        if not is_given(ctx, option) and not is_resumed(ctx.params):
             talk.note(f"No --{option} given: using {value}.")
     from tlcli.recipes import finetune as recipe  # torch is loaded only now
 

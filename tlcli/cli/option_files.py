@@ -4,7 +4,7 @@ import difflib
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import typer
 
@@ -20,17 +20,20 @@ def use_config_file(ctx: typer.Context, value: str | None) -> str | None:
     """Make the values of a TOML file the defaults of the command that is being read."""
     if value is None:
         return None
-    known = {str(parameter.name) for parameter in ctx.command.params}
-    values = read_option_file(Path(value).expanduser(), known=known - set(TALK_OPTIONS))
+    values = read_option_file(Path(value).expanduser(), kinds=_kinds_of_options(ctx))
     ctx.default_map = {**(ctx.default_map or {}), **values}
     return value
 
 
-def read_option_file(path: Path, *, known: set[str]) -> dict[str, Any]:
+def read_option_file(path: Path, *, kinds: Mapping[str, Any]) -> dict[str, Any]:
     """Read a flat TOML file of option names (with dashes or underscores) and values.
 
+    Args:
+        path: The file.
+        kinds: Type of every option that may stand in it.
+
     Raises:
-        ConfigError: If it is no TOML, or has a key that is no option.
+        ConfigError: If it is no TOML, has a key that is no option, or a value of another type.
     """
     try:
         values = tomllib.loads(path.read_text(encoding="utf-8"))
@@ -38,13 +41,44 @@ def read_option_file(path: Path, *, known: set[str]) -> dict[str, Any]:
         raise ConfigError(f"--config {path}: {error.strerror}.") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"--config {path} is no valid TOML: {error}.") from error
-    options = {key.replace("-", "_"): value for key, value in values.items()}
-    for key, value in options.items():
-        if key not in known:
-            raise ConfigError(f"--config {path}: {_unknown_key(key, known)}")
-        if isinstance(value, dict | list):
-            raise ConfigError(f"--config {path}: '{key}' must be one plain value.")
+    options: dict[str, Any] = {}
+    for key, value in values.items():
+        option = key.replace("-", "_")
+        if option not in kinds:
+            raise ConfigError(f"--config {path}: {_unknown_key(option, set(kinds))}")
+        if option in options:
+            raise ConfigError(f"--config {path}: '{option}' stands there twice.")
+        if not _is_of_kind(value, kinds[option]):
+            wanted = _in_words(kinds[option])
+            raise ConfigError(f"--config {path}: '{option}' must be {wanted}, not {value!r}.")
+        options[option] = value
     return options
+
+
+def _kinds_of_options(ctx: typer.Context) -> dict[str, Any]:
+    """Return the types of a command's options, from the signature of its function."""
+    hints = get_type_hints(ctx.command.callback)
+    names = (str(parameter.name) for parameter in ctx.command.params)
+    return {name: hints[name] for name in names if name in hints and name not in TALK_OPTIONS}
+
+
+def _is_of_kind(value: object, kind: Any) -> bool:
+    """Say whether TOML means by `value` what an option of that type takes; 1 is no `true`."""
+    if get_origin(kind) is Literal:
+        return value in get_args(kind)
+    if get_args(kind):  # T | None
+        return any(_is_of_kind(value, part) for part in get_args(kind))
+    return type(value) is kind or (kind is float and type(value) is int)
+
+
+def _in_words(kind: Any) -> str:
+    parts = [part for part in get_args(kind) if part is not type(None)]
+    if get_origin(kind) is Literal:
+        return f"one of {', '.join(map(repr, parts))}"
+    if parts:
+        return _in_words(parts[0])
+    words = {int: "a whole number", float: "a number", bool: "true or false"}
+    return words.get(kind, "a text in quotes")
 
 
 def chosen_options(ctx: typer.Context) -> dict[str, Any]:
@@ -57,8 +91,8 @@ def chosen_options(ctx: typer.Context) -> dict[str, Any]:
         ConfigError: If an option was given that differs from that of the run to go on with.
     """
     values = {key: value for key, value in ctx.params.items() if key not in TALK_OPTIONS}
-    saved = _options_of_run(values)
-    if saved is not None:
+    if is_resumed(values):
+        saved = read_option_file(_option_file(values), kinds=_kinds_of_options(ctx))
         values = _merge(ctx, values, saved)
     return {key: value for key, value in values.items() if value is not None}
 
@@ -69,11 +103,13 @@ def is_given(ctx: typer.Context, name: str) -> bool:
     return source is not None and source.name != "DEFAULT"
 
 
-def _options_of_run(values: Mapping[str, Any]) -> dict[str, Any] | None:
-    if not values.get("resume") or not values.get("output"):
-        return None
-    path = Path(values["output"]).expanduser() / "config.toml"
-    return read_option_file(path, known=set(values)) if path.exists() else None
+def is_resumed(values: Mapping[str, Any]) -> bool:
+    """Say whether there is a run whose options `--resume` takes up."""
+    return bool(values.get("resume") and values.get("output")) and _option_file(values).exists()
+
+
+def _option_file(values: Mapping[str, Any]) -> Path:
+    return Path(values["output"]).expanduser() / "config.toml"
 
 
 def _merge(

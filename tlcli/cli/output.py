@@ -2,6 +2,7 @@
 
 import csv
 import json
+import logging
 import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
@@ -15,11 +16,19 @@ _PIPE_WIDTH = 160
 """Columns of a table that goes to a file or another program."""
 
 
+class _DataConsole(Console):
+    """Lets a reader that went away be handled where all errors are."""
+
+    def on_broken_pipe(self) -> None:
+        raise  # rich calls this while it handles the BrokenPipeError
+
+
 def console(*, stderr: bool) -> Console:
     """Return a console on the stream as it is now; rich itself honours NO_COLOR and TERM."""
     stream = sys.stderr if stderr else sys.stdout
     width = None if stream.isatty() or "COLUMNS" in os.environ else _PIPE_WIDTH
-    return Console(file=stream, width=width, highlight=False, soft_wrap=stderr)
+    kind = Console if stderr else _DataConsole
+    return kind(file=stream, width=width, highlight=False, soft_wrap=stderr)
 
 
 def note(message: str) -> None:
@@ -35,6 +44,11 @@ def warn(message: str) -> None:
 def error(message: str) -> None:
     """Say on stderr why the command stops."""
     console(stderr=True).print(Text.assemble(("error: ", "bold red"), message))
+
+
+def let_libraries_speak() -> None:
+    """Show on stderr what the libraries log."""
+    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(name)s: %(message)s")
 
 
 def line(text: str) -> None:
