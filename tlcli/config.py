@@ -18,6 +18,8 @@ LrSchedule = Literal["cosine", "linear", "step", "constant"]
 AmpDtype = Literal["auto", "bfloat16", "float16"]
 Split = Literal["train", "val", "test", "all"]
 
+MAX_SPLIT = 0.9
+"""Largest part of the images that may be held out."""
 BACKBONE_LR_SHARE = 0.1
 """Of --lr, for the backbone, where --backbone-lr is not given."""
 
@@ -33,8 +35,8 @@ class DataConfig:
     on_bad_image: OnBadImage = "fail"
 
     def __post_init__(self) -> None:
-        _require(0 <= self.val_split < 1, "--val-split", self.val_split, "at least 0 and below 1")
-        _require(0 <= self.test_split < 1, "--test-split", self.test_split, "at least 0, below 1")
+        for option, part in (("--val-split", self.val_split), ("--test-split", self.test_split)):
+            _require(0 <= part <= MAX_SPLIT, option, part, f"in 0..{MAX_SPLIT}")
         _require(self.limit >= 0, "--limit", self.limit, "0 (all images) or more")
 
 
@@ -75,7 +77,7 @@ class TrainConfig:
     opt: Optimizer = "adamw"
     lr_schedule: LrSchedule = "cosine"
     warmup_epochs: float = 0.5
-    weight_decay: float = 0.05
+    weight_decay: float | None = None
     augment: Augment = "light"
     label_smoothing: float = 0.0
     ema: float = 0.0
@@ -91,7 +93,8 @@ class TrainConfig:
         for option, rate in (("--lr", self.lr), ("--backbone-lr", self.backbone_lr)):
             _require(rate is None or rate > 0, option, rate, "above 0")
         _require(0 < self.layer_decay <= 1, "--layer-decay", self.layer_decay, "above 0, at most 1")
-        _require(self.weight_decay >= 0, "--weight-decay", self.weight_decay, "0 or more")
+        decay = self.weight_decay
+        _require(decay is None or decay >= 0, "--weight-decay", decay, "0 or more")
         _require(
             0 <= self.label_smoothing < 1, "--label-smoothing", self.label_smoothing, "in [0, 1)"
         )
@@ -115,6 +118,13 @@ class TrainConfig:
     def last_stage_lr(self) -> float:
         """Peak learning rate of the stage before the head."""
         return self.backbone_lr or self.head_lr * BACKBONE_LR_SHARE
+
+    @property
+    def matrix_decay(self) -> float:
+        """Weight decay of weight matrices; in SGD it acts on the gradient and is far smaller."""
+        if self.weight_decay is not None:
+            return self.weight_decay
+        return {"adamw": 0.05, "sgd": 1e-4}[self.opt]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -160,16 +170,6 @@ class FinetuneConfig:
     runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
     output: OutputConfig = field(default_factory=OutputConfig)
 
-    def __post_init__(self) -> None:
-        if self.freezing.unfreeze == "head" and self.train.backbone_lr is not None:
-            raise ConfigError(
-                "--backbone-lr has no effect with --unfreeze head: the backbone is not trained."
-            )
-        if self.freezing.unfreeze == "head" and self.train.layer_decay != 1:
-            raise ConfigError(
-                "--layer-decay has no effect with --unfreeze head: the backbone is not trained."
-            )
-
     @classmethod
     def from_options(cls, values: Mapping[str, Any]) -> "FinetuneConfig":
         """Build from a flat mapping of option names; see `options_of`."""
@@ -189,7 +189,7 @@ class EvaluateConfig:
     limit: int = 0
     on_bad_image: OnBadImage = "fail"
     batch_size: int = 64
-    seed: int = 0
+    seed: int | None = None
     output: str | None = None
     overwrite: bool = False
     runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
@@ -197,15 +197,27 @@ class EvaluateConfig:
     def __post_init__(self) -> None:
         _require(self.batch_size >= 1, "--batch-size", self.batch_size, "1 or more")
         _require(self.limit >= 0, "--limit", self.limit, "0 (all images) or more")
+        _require(self.seed is None or self.seed >= 0, "--seed", self.seed, "0 or more")
         if (self.run is None) == (self.model is None):
             raise ConfigError(
                 "evaluate needs either a run folder or --model NAME (a pretrained model as it is)."
             )
         if self.run is not None:
-            ignored = {"--weights": self.weights, "--output": self.output}
-            for option, value in ignored.items():
-                if value is not None:
-                    raise ConfigError(f"{option} {value} has no effect on a run folder: leave it.")
+            self._refuse_what_a_run_ignores()
+
+    def _refuse_what_a_run_ignores(self) -> None:
+        given: dict[str, object] = {
+            "--weights": self.weights,
+            "--output": self.output,
+            "--offline": self.offline or None,
+            "--overwrite": self.overwrite or None,
+        }
+        if self.data is None:
+            given["--on-bad-image"] = self.on_bad_image if self.on_bad_image != "fail" else None
+            given["--limit"] = self.limit or None
+        for option, value in given.items():
+            if value is not None:
+                raise ConfigError(f"{option} has no effect on a run folder and its data: leave it.")
 
     @classmethod
     def from_options(cls, values: Mapping[str, Any]) -> "EvaluateConfig":

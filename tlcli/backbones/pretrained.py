@@ -88,7 +88,13 @@ def build_untrained(name: BackboneName, *, weights: WeightsChoice) -> Backbone:
     tag = weights.tag or name.tag
     network = source.build(name.architecture, tag=tag, num_classes=None)
     return _describe(
-        name, network, source=source, tag=tag, shape_tag=tag, weights=LoadedWeights(tag=NO_WEIGHTS)
+        name,
+        network,
+        source=source,
+        tag=tag,
+        class_tag=tag,
+        shape_tag=tag,
+        weights=LoadedWeights(tag=NO_WEIGHTS),
     )
 
 
@@ -129,7 +135,9 @@ def _from_tag(name: BackboneName, tag: str, *, offline: bool) -> Backbone:
         path = find_weights(name, tag) or _download(name, tag, offline=offline)
         network = source.load_published(name.architecture, tag=tag, path=path)
         loaded = LoadedWeights(tag=tag, path=str(path), sha256=weight_files.sha256_of(path))
-    return _describe(name, network, source=source, tag=tag, shape_tag=tag, weights=loaded)
+    return _describe(
+        name, network, source=source, tag=tag, class_tag=tag, shape_tag=tag, weights=loaded
+    )
 
 
 def _download(name: BackboneName, tag: str, *, offline: bool) -> Path:
@@ -160,7 +168,8 @@ def _from_file(name: BackboneName, path: Path) -> Backbone:
     left_out = len(file.tensors) - len(tensors)
     auxiliary = (f"left out {left_out} tensors of auxiliary classifiers",) if left_out else ()
     assumed = (
-        f"{path.name} says nothing of preprocessing: that of {name}'s weights '{tag}' is used."
+        f"{path.name} says nothing of preprocessing and classes: those of {name}'s weights "
+        f"'{tag}' are assumed."
     )
     loaded = LoadedWeights(
         tag="file",
@@ -173,7 +182,8 @@ def _from_file(name: BackboneName, path: Path) -> Backbone:
         name,
         network,
         source=source,
-        tag=tag if is_published_size else None,
+        tag=tag,
+        class_tag=tag if is_published_size else None,
         shape_tag=name.tag,
         weights=loaded,
     )
@@ -185,10 +195,15 @@ def _describe(
     *,
     source: BackboneSource,
     tag: str | None,
+    class_tag: str | None,
     shape_tag: str | None,
     weights: LoadedWeights,
 ) -> Backbone:
-    """Collect what is known of a network; `tag` tells its preprocessing and its classes."""
+    """Collect what is known of a network.
+
+    The published weights `tag` tell its preprocessing, `class_tag` what its outputs mean, and
+    `shape_tag` which variant of the architecture was built.
+    """
     heads = source.head_names(network)
     return Backbone(
         name=str(name),
@@ -198,7 +213,7 @@ def _describe(
         stages=find_stages(network, head_names=heads),
         preprocessing=source.preprocessing(name.architecture, tag=tag),
         no_weight_decay=source.no_weight_decay(network),
-        class_names=_class_names(name, source, tag=tag, outputs=_outputs(network, heads)),
+        class_names=_class_names(name, source, tag=class_tag, outputs=_outputs(network, heads)),
         weights=weights,
         shape_tag=shape_tag,
     )

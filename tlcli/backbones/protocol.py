@@ -38,7 +38,7 @@ class LoadedWeights:
 class Backbone:
     """A network of one source with all that is needed to adapt it.
 
-    The pretrained head is still in place; `models.classifier` puts a new one on.
+    The pretrained head is still in place; `models.head` puts a new one on.
     """
 
     name: str

@@ -15,6 +15,7 @@ from tlcli.cli.models import models_app
 from tlcli.errors import MachineError, TlcliError
 
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
+_OUT_OF_MEMORY = ("OutOfMemoryError", "DefaultCPUAllocator: can't allocate")
 _INTERRUPTED = 130
 _UNEXPECTED = 1
 
@@ -53,7 +54,7 @@ def _as_known(error: Exception) -> TlcliError | None:
         return error
     if isinstance(error, OSError) and error.errno in _DISK_FULL:
         return MachineError(f"The disk is full ({error.filename}): free some space.")
-    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+    if isinstance(error, MemoryError) or any(sign in repr(error) for sign in _OUT_OF_MEMORY):
         return MachineError("Out of memory: lower --batch-size (and raise --grad-accum-steps).")
     return None
 

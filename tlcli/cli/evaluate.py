@@ -30,7 +30,7 @@ def evaluate(
     weights: o.GivenWeightsOpt = EvaluateConfig.weights,
     offline: o.OfflineOpt = EvaluateConfig.offline,
     batch_size: o.BatchSizeOpt = EvaluateConfig.batch_size,
-    seed: o.SeedOpt = EvaluateConfig.seed,
+    seed: o.EvaluationSeedOpt = EvaluateConfig.seed,
     device: o.DeviceOpt = RuntimeConfig.device,
     num_workers: o.NumWorkersOpt = RuntimeConfig.num_workers,
     amp: o.AmpOpt = RuntimeConfig.amp,

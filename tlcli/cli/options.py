@@ -155,11 +155,12 @@ WarmupEpochsOpt = Annotated[
     float, _option("--warmup-epochs", panel=_OPTIM, text="Epochs of linear rise; 0 is none.")
 ]
 WeightDecayOpt = Annotated[
-    float,
+    float | None,
     _option(
         "--weight-decay",
         panel=_OPTIM,
-        text="On weight matrices; never on norms, biases and what the model exempts.",
+        text="On weight matrices, never on norms and biases; without it 0.05 for adamw, 1e-4 for "
+        "sgd.",
     ),
 ]
 AugmentOpt = Annotated[
@@ -190,6 +191,10 @@ PatienceOpt = Annotated[
 MonitorOpt = Annotated[
     config.Monitor,
     _option("--monitor", panel=_OPTIM, text="Validation metric that picks the best epoch."),
+]
+EvaluationSeedOpt = Annotated[
+    int | None,
+    _option("--seed", panel=_OPTIM, text="Of the bootstrap; without it the run's own, or 0."),
 ]
 SeedOpt = Annotated[int, _option("--seed", panel=_OPTIM, text="Of everything random.")]
 DeviceOpt = Annotated[

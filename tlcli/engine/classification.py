@@ -70,7 +70,7 @@ class ClassificationEvaluator:
         indices = torch.cat(self._indices)
         order = torch.argsort(indices)
         assert torch.equal(indices[order], torch.arange(len(indices))), "rows missing or repeated"
-        log_probs = torch.cat(self._log_probs).double().cpu()[order]
+        log_probs = torch.cat(self._log_probs).cpu().double()[order]
         return log_probs.numpy(), torch.cat(self._targets)[order].numpy()
 
     def compute(self) -> Mapping[str, float]:

@@ -23,6 +23,7 @@ def averaged_copy(model: nn.Module, *, decay: float) -> AveragedModel:
             return current
         count = float(num_averaged)
         weight = 1 - min(decay, (1 + count) / (10 + count))
-        return torch.lerp(mean, current, weight)
+        # lerp of two negative zeros is a positive one; what did not move must keep every bit
+        return torch.where(mean == current, mean, torch.lerp(mean, current, weight))
 
     return AveragedModel(model, avg_fn=average, use_buffers=True)

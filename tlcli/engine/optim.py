@@ -93,6 +93,7 @@ def build_optimizer(
             "lr": group.lr,
             "weight_decay": group.weight_decay,
             "part": group.part,
+            "names": list(group.names),
         }
         for group in groups
     ]

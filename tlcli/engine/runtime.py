@@ -75,6 +75,11 @@ def choose_runtime(
             f"--device {device}: there is no {chosen.type} device here. "
             f"This machine has: {', '.join(_devices_here())}."
         )
+    if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
+        raise MachineError(
+            f"--device {device}: this machine has {torch.cuda.device_count()} CUDA devices, "
+            "counted from 0."
+        )
     if chosen.type == "cpu":
         keep_freed_memory()
     use_amp = chosen.type == "cuda" if amp is None else amp
@@ -127,7 +132,8 @@ def describe_environment(runtime: Runtime) -> dict[str, Any]:
 
     import tlcli
 
-    name = torch.cuda.get_device_name(runtime.device) if runtime.device.type == "cuda" else "cpu"
+    is_cuda = runtime.device.type == "cuda"
+    name = torch.cuda.get_device_name(runtime.device) if is_cuda else runtime.device.type
     return {
         "tlcli": tlcli.__version__,
         "python": platform.python_version(),

@@ -85,8 +85,9 @@ class TrainingState:
             "frozen_digests": self.frozen_digests,
             "extra": extra,
         }
-        with replacing(path) as temporary:
-            torch.save(values, temporary)
+        # through a file of Python's own, whose errors tell a full disk from a fault of ours
+        with replacing(path) as temporary, temporary.open("wb") as file:
+            torch.save(values, file)
 
     def load(self, path: Path, *, device: torch.device) -> dict[str, Any]:
         """Take up the state of a file that `save` wrote; return its `extra`.
@@ -95,6 +96,12 @@ class TrainingState:
             DataError: If the file cannot be read or belongs to another unfreezing plan.
         """
         values = _read(path, device=device)
+        ours = [group["names"] for group in self.optimizer.param_groups]
+        if [group["names"] for group in values["optimizer"]["param_groups"]] != ours:
+            raise DataError(
+                f"{path} groups its parameters in another way than this run's options do. "
+                "Start the run anew with --overwrite."
+            )
         self.phase = values["phase"]
         if self.phase is not None:
             self._reopen(values["trained"], path=path)

@@ -43,8 +43,8 @@ def replace_heads(
 ) -> None:
     """Put new heads on a network, in place.
 
-    The last layer starts at zero, so that training starts from equal probabilities and the first
-    step does not push noise into the pretrained layers.
+    A linear last layer starts at zero, so that training starts from equal probabilities and the
+    first step does not push noise into the pretrained layers.
 
     Args:
         network: The bare network of a source; its heads are linear layers or 1x1 convolutions.
@@ -61,7 +61,7 @@ def replace_heads(
 
 def _head_like(old: nn.Module, *, num_classes: int, spec: HeadSpec) -> nn.Module:
     """Build a head for the inputs of `old`, of the same kind of layers."""
-    layer: Callable[[int, int], nn.Module]
+    layer: Callable[[int, int], nn.Linear | nn.Conv2d]
     if isinstance(old, nn.Linear):
         width, layer = old.in_features, nn.Linear
     elif isinstance(old, nn.Conv2d):
@@ -73,6 +73,9 @@ def _head_like(old: nn.Module, *, num_classes: int, spec: HeadSpec) -> nn.Module
         layers += [layer(width, hidden), nn.GELU(), nn.Dropout(spec.dropout)]
         width = hidden
     last = layer(width, num_classes)
-    for parameter in last.parameters():
-        nn.init.zeros_(parameter)
+    if isinstance(last, nn.Linear):
+        nn.init.zeros_(last.weight)
+    # SqueezeNet closes its convolutional head with a ReLU, behind which zeros would never learn.
+    if last.bias is not None:
+        nn.init.zeros_(last.bias)
     return nn.Sequential(*layers, last) if layers else last

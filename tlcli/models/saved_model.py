@@ -11,7 +11,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from tlcli.backbones import weight_files
-from tlcli.backbones.catalog import SOURCES
+from tlcli.backbones.catalog import SOURCES, parse_backbone_name
 from tlcli.backbones.stages import Stage, find_stages
 from tlcli.data.preprocessing import Preprocessing
 from tlcli.errors import DataError
@@ -54,10 +54,14 @@ class ModelDescription:
 
 
 def build_network(description: ModelDescription) -> tuple[nn.Module, tuple[Stage, ...]]:
-    """Build the described network with random weights; return it with its stages."""
-    source_name, _, architecture = description.model.partition("/")
-    source = SOURCES[source_name]
-    network = source.build(architecture, tag=description.shape_tag, num_classes=None)
+    """Build the described network with random weights; return it with its stages.
+
+    Raises:
+        ModelError: If the installed libraries do not have the architecture.
+    """
+    name = parse_backbone_name(description.model)
+    source = SOURCES[name.source]
+    network = source.build(name.architecture, tag=description.shape_tag, num_classes=None)
     heads = source.head_names(network)
     stages = find_stages(network, head_names=heads)
     replace_heads(
@@ -76,7 +80,7 @@ def save_weights(network: nn.Module, path: Path) -> None:
         for name, tensor in network.state_dict().items()
     }
     with replacing(path) as temporary:
-        safetensors.torch.save_file(tensors, temporary)
+        temporary.write_bytes(safetensors.torch.save(tensors))
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
@@ -118,6 +122,7 @@ def load_network(folder: Path) -> tuple[nn.Module, ModelDescription]:
 
     Raises:
         DataError: If a file is missing or damaged.
+        ModelError: If the installed libraries do not have the architecture.
         WeightsError: If weights and description do not belong together.
     """
     description = read_description(folder / "model.json")

@@ -1,7 +1,7 @@
 """`tlcli evaluate`: a run folder, or a pretrained model as it is, judged on a split."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +64,7 @@ def run(config: EvaluateConfig, *, talk: Talk) -> Evaluation:
 
 
 def _evaluate_run(folder: RunDirectory, config: EvaluateConfig, *, talk: Talk) -> Evaluation:
+    config = _as_trained(config, folder.read_record()["config"])
     network, description = load_network(folder.path)
     judged = _Judged(
         network=network,
@@ -81,6 +82,18 @@ def _evaluate_run(folder: RunDirectory, config: EvaluateConfig, *, talk: Talk) -
     target = folder.evaluation_dir(name)
     report = _judge(judged, table, split=split, folder=target, config=config, talk=talk)
     return Evaluation(report=report, folder=target, titles=_titles(table, judged))
+
+
+def _as_trained(config: EvaluateConfig, kept: Mapping[str, Any]) -> EvaluateConfig:
+    """Fill what was not given with the run's own precision and seed, as it judged itself."""
+    runtime = replace(
+        config.runtime,
+        amp=kept["amp"] if config.runtime.amp is None else config.runtime.amp,
+        channels_last=config.runtime.channels_last and kept["channels_last"],
+    )
+    if runtime.amp_dtype == "auto" and runtime.amp is not False:
+        runtime = replace(runtime, amp_dtype=kept["amp_dtype"])
+    return replace(config, runtime=runtime, seed=config.seed or kept["seed"])
 
 
 def _evaluate_pretrained(config: EvaluateConfig, *, talk: Talk) -> Evaluation:
@@ -168,7 +181,7 @@ def _own_data(
 def _given_data(spec: str, config: EvaluateConfig, *, talk: Talk) -> tuple[ImageTable, str]:
     """Load other data as it is: its own splits, or all of it where it has none."""
     table = load_unsplit(
-        spec, limit=config.limit, on_bad_image=config.on_bad_image, seed=config.seed, talk=talk
+        spec, limit=config.limit, on_bad_image=config.on_bad_image, seed=config.seed or 0, talk=talk
     )
     if config.split == "all":
         table = table.with_items(table.items.assign(split="unsplit"))
@@ -221,7 +234,7 @@ def _runtime(config: EvaluateConfig) -> Runtime:
         amp=config.runtime.amp,
         amp_dtype=config.runtime.amp_dtype,
         channels_last=config.runtime.channels_last,
-        seed=config.seed,
+        seed=config.seed or 0,
     )
 
 

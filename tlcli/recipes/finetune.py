@@ -32,6 +32,7 @@ from tlcli.recipes.finetune_job import (
 from tlcli.recipes.image_data import (
     absolute_spec,
     load_images,
+    require_parts,
 )
 from tlcli.recipes.judging import judge
 from tlcli.recipes.talk import Talk
@@ -55,9 +56,13 @@ def dry_run(config: FinetuneConfig, *, talk: Talk) -> PlanReport:
     name = parse_backbone_name(config.model.model)
     choice = choose_weights(name, config.model.weights)
     if choice.tag and not find_weights(name, choice.tag):
-        talk.note(f"Weights {choice.tag} of {name} are not on this machine; a run fetches them.")
+        then = (
+            "and --offline forbids to fetch them" if config.model.offline else "a run fetches them"
+        )
+        talk.note(f"Weights {choice.tag} of {name} are not on this machine; {then}.")
     backbone = build_untrained(name, weights=choice)
     images = load_images(config.data, seed=config.train.seed, talk=talk)
+    require_parts(images.table)
     classes = len(images.table.classes)
     model = with_new_head(backbone, config, num_classes=classes)
     plan = plan_training(model, backbone=backbone, freezing=config.freezing, train=config.train)
@@ -163,7 +168,7 @@ def _write_start(folder: RunDirectory, job: Job) -> None:
 @contextmanager
 def _status_kept(folder: RunDirectory) -> Iterator[None]:
     """Let `run.json` tell how the run ended."""
-    folder.update(status="running")
+    folder.update(status="running", error=None)
     try:
         yield
     except (InterruptedRunError, KeyboardInterrupt):

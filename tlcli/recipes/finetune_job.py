@@ -1,6 +1,7 @@
 """A fine-tuning before its first step: images, network, plan and optimizer put together."""
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,6 +18,7 @@ from tlcli.engine.ema import averaged_copy
 from tlcli.engine.optim import build_optimizer, build_scheduler, learning_rate_factor
 from tlcli.engine.runtime import Runtime, choose_runtime
 from tlcli.engine.training_state import TrainingState
+from tlcli.errors import DataError, MachineError
 from tlcli.models.head import parse_head, replace_heads
 from tlcli.models.saved_model import ModelDescription, read_description
 from tlcli.models.staged import StagedModel
@@ -25,6 +27,7 @@ from tlcli.recipes.image_data import (
     RunImages,
     default_workers,
     load_images,
+    require_parts,
 )
 from tlcli.recipes.talk import Talk
 from tlcli.recipes.training_plan import (
@@ -83,6 +86,9 @@ def prepare_job(config: FinetuneConfig, *, former: RunDirectory | None, talk: Ta
         saved_split=former.splits_path if former else None,
         talk=talk,
     )
+    require_parts(images.table)
+    if former:
+        check_unchanged(images, former.read_record(), runtime=runtime)
     model = with_new_head(backbone, config, num_classes=len(images.table.classes))
     plan = plan_training(model, backbone=backbone, freezing=config.freezing, train=config.train)
     warn_of_holes(plan, model=model, talk=talk)
@@ -105,6 +111,28 @@ def prepare_job(config: FinetuneConfig, *, former: RunDirectory | None, talk: Ta
         reader=reader,
         seconds_prepare=time.perf_counter() - started,
     )
+
+
+def check_unchanged(images: RunImages, record: Mapping[str, Any], *, runtime: Runtime) -> None:
+    """Make sure that a run can go on as it began.
+
+    Raises:
+        DataError: If image files were replaced since.
+        MachineError: If this machine would compute with another device or precision.
+    """
+    if images.whole.fingerprint != record["data"]["fingerprint"]:
+        raise DataError(
+            f"{images.table.spec} changed since the run began: some image files have another size. "
+            "Restore them, or start a new run."
+        )
+    kept = record["environment"]
+    before = (kept["device"].partition(":")[0], kept["amp_dtype"])
+    now = (runtime.device.type, str(runtime.amp_dtype) if runtime.amp_dtype else None)
+    if before != now:
+        raise MachineError(
+            f"The run began on {before[0]} with mixed precision {before[1]}, here it would go on "
+            f"with {now[0]} and {now[1]} and give other numbers. Use such a machine, or start anew."
+        )
 
 
 def _backbone(config: FinetuneConfig, *, talk: Talk) -> Backbone:
@@ -146,6 +174,7 @@ def resolved_options(job: Job) -> dict[str, Any]:
     """Return every option with the value that was used where none was given."""
     options = options_of(job.config)
     options["lr"] = job.config.train.head_lr
+    options["weight_decay"] = job.config.train.matrix_decay
     if job.plan.phases[-1].trained != (HEAD,):
         options["backbone_lr"] = job.config.train.last_stage_lr
     if job.config.freezing.schedule is None:

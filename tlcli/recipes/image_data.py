@@ -24,6 +24,7 @@ from tlcli.data.splits import limit_table, split_table
 from tlcli.data.table import ImageTable
 from tlcli.data.transforms import eval_transform
 from tlcli.engine.runtime import Runtime
+from tlcli.errors import DataError
 from tlcli.recipes.talk import Talk
 
 _SAMPLE_PREFIX = "sample:"
@@ -55,6 +56,20 @@ class RunImages:
             "exact_copies": self.copies,
             "copies_across_splits": self.crossing_copies,
         }
+
+
+def require_parts(table: ImageTable) -> None:
+    """Make sure that there are images to train on and images to choose the best epoch by.
+
+    Raises:
+        DataError: If a part is missing.
+    """
+    for split, remedy in (
+        ("train", "Name the folder or the rows to learn from 'train'."),
+        ("val", "Give --val-split above 0, or more images per class."),
+    ):
+        if split not in table.splits:
+            raise DataError(f"{table.spec} has no images in the part '{split}'. {remedy}")
 
 
 def absolute_spec(spec: str) -> str:

@@ -80,8 +80,13 @@ def plan_training(
         ConfigError: If a stage does not exist, or an option could have no effect.
     """
     phases = read_phases(freezing, stages=model.stages, epochs=train.epochs)
-    if train.backbone_lr is not None and phases[-1].trained == (HEAD,):
-        raise ConfigError("--backbone-lr has no effect: only the head is trained.")
+    if phases[-1].trained == (HEAD,):
+        for option, is_set in (
+            ("--backbone-lr", train.backbone_lr is not None),
+            ("--layer-decay", train.layer_decay != 1),
+        ):
+            if is_set:
+                raise ConfigError(f"{option} has no effect: only the head is trained.")
     rates = stage_learning_rates(
         [stage.name for stage in model.stages],
         lr=train.head_lr,
@@ -91,7 +96,7 @@ def plan_training(
     groups = param_groups(
         model,
         learning_rates=rates,
-        weight_decay=train.weight_decay,
+        weight_decay=train.matrix_decay,
         no_weight_decay=backbone.no_weight_decay,
     )
     return TrainingPlan(phases=phases, learning_rates=rates, groups=groups)
@@ -147,7 +152,7 @@ def _row(plan: TrainingPlan, stage: Stage, *, model: StagedModel, train: TrainCo
         label=stage.label,
         parameters=sum(p.numel() for key, p in named if stage.owns(key)),
         lr=None if frozen else plan.learning_rates[stage.name],
-        weight_decay=None if frozen else train.weight_decay,
+        weight_decay=None if frozen else train.matrix_decay,
         trained_from=start,
         batch_norm=_batch_norm_mode(model.network, stage, start=start),
     )
