@@ -281,8 +281,8 @@ def test_create_backbone__file_with_another_number_of_classes(shared_weights: Pa
     assert backbone.feature_dim == 1280
     assert same_tensors(backbone.network, path)
     assert backbone.weights.remarks[-1] == (
-        f"{path.name} says nothing of preprocessing: "
-        "that of torchvision/mobilenet_v2's weights 'IMAGENET1K_V2' is used."
+        f"{path.name} says nothing of preprocessing and classes: those of "
+        "torchvision/mobilenet_v2's weights 'IMAGENET1K_V2' are assumed."
     )
 
 

@@ -157,10 +157,13 @@ def test_replace_heads__convolution_of_squeezenet(spec: HeadSpec) -> None:
     widths = [512, *spec.hidden, 4]
     assert [(m.in_channels, m.out_channels) for m in convolutions] == [*pairwise(widths)]
     assert all(m.kernel_size == (1, 1) for m in convolutions)
-    logits = network(torch.randn(2, 3, 64, 64))
-    assert logits.shape == (2, 4)
-    assert equal_probabilities(logits)
+    logits = network(torch.randn(8, 3, 64, 64))
+    assert logits.shape == (8, 4)
     assert network.num_classes == 4
+    assert not convolutions[-1].bias.any()
+    # It closes with a ReLU: a layer of zeros would get no gradient, now or ever.
+    nn.functional.cross_entropy(logits, torch.arange(8) % 4).backward()
+    assert convolutions[-1].weight.grad.abs().sum() > 0
 
 
 def test_replace_heads__both_heads_of_a_distilled_model() -> None:

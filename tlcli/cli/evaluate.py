@@ -49,6 +49,8 @@ def evaluate(
     """
     chosen = EvaluateConfig.from_options(chosen_options(ctx))
     talk = TerminalTalk(quiet=quiet)
+    if verbose:
+        out.let_libraries_speak()
     from tlcli.recipes import evaluate as recipe  # torch is loaded only now
 
     evaluation = recipe.run(chosen, talk=talk)

@@ -5,7 +5,7 @@ from typing import Any
 import typer
 
 from tlcli.cli import options as o
-from tlcli.cli import output
+from tlcli.cli import output as out
 from tlcli.cli.option_files import chosen_options, is_given, is_resumed
 from tlcli.cli.progress import TerminalTalk
 from tlcli.config import (
@@ -71,7 +71,7 @@ def finetune(
     chosen = FinetuneConfig.from_options(chosen_options(ctx))
     talk = TerminalTalk(quiet=quiet)
     if verbose:
-        output_.let_libraries_speak()
+        out.let_libraries_speak()
     for option, value in (("data", chosen.data.data), ("model", chosen.model.model)):
         if not is_given(ctx, option) and not is_resumed(ctx.params):
             talk.note(f"No --{option} given: using {value}.")
@@ -85,9 +85,9 @@ def finetune(
 
 def _show_plan(plan: dict[str, Any], *, as_json: bool) -> None:
     if as_json:
-        output.document(plan)
+        out.document(plan)
         return
-    output.table(
+    out.table(
         f"{plan['model']}, weights {plan['weights']}, {plan['classes']} classes",
         columns=["stage", "parameters ", "peak lr ", "weight decay ", "trained", "BatchNorm"],
         rows=[
@@ -112,22 +112,22 @@ def _since(start: int | None) -> str:
 
 def _show_summary(summary: dict[str, Any], *, as_json: bool) -> None:
     if as_json:
-        output.document(summary)
+        out.document(summary)
         return
     best, frozen = summary["best"], summary["frozen"]
     for split, result in summary["results"].items():
         chosen = f", chosen by {best['metric']} (epoch {best['epoch']})" if split == "val" else ""
-        output.table(
+        out.table(
             f"{split}: {result['num_images']} images{chosen}",
             columns=["metric", "value ", "95 % interval "],
             rows=[
-                [name, output.metric(name, value), output.interval(name, result["intervals"])]
+                [name, out.metric(name, value), out.interval(name, result["intervals"])]
                 for name, value in result["metrics"].items()
             ],
         )
-    output.line(
+    out.line(
         f"Frozen: {frozen['tensors']} parameters and {frozen['buffers']} buffers, "
         f"{frozen['changed']} changed. Time: {summary['seconds']['total']:.0f} s."
     )
-    output.line(f"Run folder: {summary['run']}")
-    output.line(f"Next: tlcli evaluate {summary['run']} --data OTHER_IMAGES")
+    out.line(f"Run folder: {summary['run']}")
+    out.line(f"Next: tlcli evaluate {summary['run']} --data OTHER_IMAGES")

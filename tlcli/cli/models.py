@@ -7,6 +7,7 @@ import typer
 from tlcli.cli import options as o
 from tlcli.cli import output
 from tlcli.errors import ConfigError
+from tlcli.results.records import SCHEMA_VERSION
 
 models_app = typer.Typer(no_args_is_help=True, help="See which models there are.")
 
@@ -56,12 +57,14 @@ def list_models(
         limit=limit,
     )
     if json:
-        output.document({"schema_version": 1, "models": [row.to_json() for row in rows]})
+        output.document(
+            {"schema_version": SCHEMA_VERSION, "models": [row.to_json() for row in rows]}
+        )
     elif names:
         output.lines(row.name for row in rows)
     elif csv:
         output.comma_separated(
-            ["name", "weights"], [[row.name, " ".join(row.tags)] for row in rows]
+            ["name", "weights"], [[row.name, " ".join(row.available or row.tags)] for row in rows]
         )
     else:
         cells = [[row.name, ", ".join(row.available or row.tags) or "-"] for row in rows]

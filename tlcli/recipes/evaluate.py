@@ -9,7 +9,7 @@ from torch import nn
 
 from tlcli.backbones import imagenet
 from tlcli.backbones.pretrained import create_backbone
-from tlcli.config import DataConfig, EvaluateConfig
+from tlcli.config import DataConfig, EvaluateConfig, options_of
 from tlcli.data.preprocessing import Preprocessing
 from tlcli.data.table import ImageTable
 from tlcli.engine.runtime import Runtime, choose_runtime, describe_environment
@@ -105,22 +105,24 @@ def _evaluate_pretrained(config: EvaluateConfig, *, talk: Talk) -> Evaluation:
     table, split = _given_data(data, config, talk=talk)
     folder = RunDirectory.create(path, overwrite=config.overwrite)
     target = folder.evaluation_dir(split)
-    report = _judge(judged, table, split=split, folder=target, config=config, talk=talk)
-    folder.update(
-        status="finished",
-        kind="classification",
-        command="evaluate",
-        **judged.record,
-        preprocessing=judged.preprocessing.to_json(),
-        data={
-            "spec": absolute_spec(data),
-            "fingerprint": table.fingerprint,
-            "counts": table.counts(),
-        },
-        environment=describe_environment(_runtime(config)),
-        seed=config.seed,
-        results={split: {"metrics": dict(report.metrics), "intervals": dict(report.intervals)}},
-    )
+    with folder.status_kept():
+        report = _judge(judged, table, split=split, folder=target, config=config, talk=talk)
+        folder.update(
+            kind="classification",
+            command="evaluate",
+            config=options_of(config),
+            **judged.record,
+            classes=list(judged.class_names),
+            preprocessing=judged.preprocessing.to_json(),
+            data={
+                "spec": absolute_spec(data),
+                "fingerprint": table.fingerprint,
+                "counts": table.counts(),
+            },
+            environment=describe_environment(_runtime(config)),
+            seed=config.seed or 0,
+            results={split: report.summary()},
+        )
     return Evaluation(report=report, folder=target, titles=_titles(table, judged))
 
 

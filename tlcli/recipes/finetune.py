@@ -1,11 +1,11 @@
 """`tlcli finetune`: from a pretrained network and a user's images to a run folder."""
 
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+
+from torch import nn
 
 from tlcli.backbones.catalog import parse_backbone_name
 from tlcli.backbones.pretrained import (
@@ -16,10 +16,10 @@ from tlcli.backbones.pretrained import (
 from tlcli.config import FinetuneConfig
 from tlcli.data.split_file import write_split
 from tlcli.engine.classification import ClassificationTask
-from tlcli.engine.interrupts import StopSignals
+from tlcli.engine.interrupts import StopRequested, StopSignals
 from tlcli.engine.loop import evaluate
 from tlcli.engine.runtime import describe_environment
-from tlcli.errors import ConfigError, FrozenMovedError, InterruptedRunError
+from tlcli.errors import ConfigError, FrozenMovedError
 from tlcli.models.saved_model import write_description
 from tlcli.recipes.finetune_job import (
     Job,
@@ -88,7 +88,7 @@ def run(config: FinetuneConfig, *, talk: Talk) -> dict[str, Any]:
         check_free(path, overwrite=config.output.overwrite)
     job = prepare_job(config, former=former, talk=talk)
     folder = former or RunDirectory.create(path, overwrite=config.output.overwrite)
-    with _status_kept(folder):
+    with folder.status_kept():
         if former is None:
             _write_start(folder, job)
         _train_and_judge(folder, job, is_resumed=former is not None, talk=talk)
@@ -165,44 +165,39 @@ def _write_start(folder: RunDirectory, job: Job) -> None:
     )
 
 
-@contextmanager
-def _status_kept(folder: RunDirectory) -> Iterator[None]:
-    """Let `run.json` tell how the run ended."""
-    folder.update(status="running", error=None)
-    try:
-        yield
-    except (InterruptedRunError, KeyboardInterrupt):
-        folder.update(status="interrupted")
-        raise
-    except BaseException as error:
-        folder.update(status="failed", error=str(error))
-        raise
-    folder.update(status="finished")
-
-
 def _train_and_judge(folder: RunDirectory, job: Job, *, is_resumed: bool, talk: Talk) -> None:
     with StopSignals() as signals:
         training = _training(folder, job, signals=signals, talk=talk)
         history = training.go_on() if is_resumed else training.start()
-        training.train(history, signals=signals)
-        proofs = training.finish(history)
-    _record_proof(folder, proofs)
-    draw_training_curves(folder.path / "training_curves.png", rows=folder.read_metrics())
-    started = time.perf_counter()
-    reports: dict[str, EvalReport] = {
+        try:
+            training.train(history, check_stop=signals.check)
+            _record_proof(folder, training.finish(history))
+            draw_training_curves(folder.path / "training_curves.png", rows=folder.read_metrics())
+            started = time.perf_counter()
+            reports = _judge_best(folder, job, model=training.state.judged, signals=signals)
+        except StopRequested as error:
+            raise training.interrupted(history, signal_number=signals.received or 0) from error
+    seconds_final = time.perf_counter() - started
+    _write_end(folder, job, history=history, reports=reports, seconds_final=seconds_final)
+
+
+def _judge_best(
+    folder: RunDirectory, job: Job, *, model: nn.Module, signals: StopSignals
+) -> dict[str, EvalReport]:
+    """Judge the best epoch on the part that chose it and on the one that was kept for the end."""
+    return {
         split: judge(
-            training.state.judged,
+            model,
             class_names=job.images.table.classes,
             titles=job.images.table.class_titles,
             reader=job.reader,
             split=split,
             folder=folder.evaluation_dir(split),
+            check_stop=signals.check,
         )
         for split in ("val", "test")
         if split in job.images.table.splits
     }
-    seconds_final = time.perf_counter() - started
-    _write_end(folder, job, history=history, reports=reports, seconds_final=seconds_final)
 
 
 def _record_proof(folder: RunDirectory, proofs: list[dict[str, Any]]) -> None:
@@ -240,14 +235,7 @@ def _write_end(
     }
     folder.update(
         best=history.best_json(job.config.train.monitor),
-        results={
-            split: {
-                "num_images": report.num_images,
-                "metrics": dict(report.metrics),
-                "intervals": {name: list(pair) for name, pair in report.intervals.items()},
-            }
-            for split, report in reports.items()
-        },
+        results={split: report.summary() for split, report in reports.items()},
         trunk_cache={"hits": 0, "misses": 0, "bytes": 0},
         seconds={**seconds, "total": sum(seconds.values())},
     )

@@ -66,7 +66,8 @@ def match_classes(data_classes: Sequence[str], *, model_classes: Sequence[str]) 
     Raises:
         DataError: If the data has a class that the model does not know.
     """
-    unknown = [name for name in data_classes if name not in set(model_classes)]
+    known_classes = set(model_classes)
+    unknown = [name for name in data_classes if name not in known_classes]
     if unknown:
         shown = ", ".join(f"'{name}'" for name in unknown[:5])
         known = ", ".join(f"'{name}'" for name in model_classes[:5])

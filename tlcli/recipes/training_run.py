@@ -6,7 +6,6 @@ from typing import Any
 
 from tlcli.config import Monitor
 from tlcli.data.loaders import ImageBatch
-from tlcli.engine.interrupts import StopRequested, StopSignals
 from tlcli.engine.loop import NonFiniteLoss, fit
 from tlcli.engine.runtime import Runtime
 from tlcli.engine.tasks import Task
@@ -33,6 +32,8 @@ class History:
     """Of the phases that are over."""
     seconds_train: float = 0.0
     seconds_eval: float = 0.0
+    is_over: bool = False
+    """Whether patience ended the training before its last epoch."""
 
     def improves(self, report: EpochReport, *, monitor: Monitor) -> bool:
         """Take a report in; say whether it is the best so far (ties go to the lower loss)."""
@@ -83,31 +84,33 @@ class Training:
         )
         return History(**extra)
 
-    def train(self, history: History, *, signals: StopSignals) -> None:
+    def train(self, history: History, *, check_stop: Callable[[], None]) -> None:
         """Run the epochs that are left.
 
         Raises:
-            InterruptedRunError: If a signal came; the state is saved.
+            StopRequested: If `check_stop` raises it; the state can be saved then.
             NonFiniteLossError: If the loss is not finite; the last checkpoint is from before.
         """
-        if self._is_over(self.state.epoch, history):
-            return  # stopped early, and interrupted before the end of the run
+        if history.is_over:
+            return
         try:
-            for report in self._reports(signals):
+            for report in self._reports(check_stop):
                 self._take_in(report, history)
-                if self._is_over(report.epoch, history):
+                if history.is_over:
                     break
-        except StopRequested as error:
-            self._save(history)
-            raise InterruptedRunError(
-                f"Stopped after {self.state.epoch} epochs and {self.state.step} steps; saved. "
-                f"Go on with: tlcli finetune --output {self.run.path} --resume",
-                signal_number=signals.received or 0,
-            ) from error
         except NonFiniteLoss as error:
             raise NonFiniteLossError(self._describe(error)) from error
 
-    def _reports(self, signals: StopSignals) -> Iterable[EpochReport]:
+    def interrupted(self, history: History, *, signal_number: int) -> InterruptedRunError:
+        """Save the state between two steps; return the error that tells how to go on."""
+        self._save(history)
+        return InterruptedRunError(
+            f"Stopped after {self.state.epoch} epochs and {self.state.step} steps; saved. "
+            f"Go on with: tlcli finetune --output {self.run.path} --resume",
+            signal_number=signal_number,
+        )
+
+    def _reports(self, check_stop: Callable[[], None]) -> Iterable[EpochReport]:
         return fit(
             self.task,
             self.state,
@@ -116,7 +119,7 @@ class Training:
             validate=self.validate,
             runtime=self.runtime,
             clip_grad=self.clip_grad,
-            check_stop=signals.check,
+            check_stop=check_stop,
         )
 
     def _take_in(self, report: EpochReport, history: History) -> None:
@@ -131,6 +134,7 @@ class Training:
             history.proofs.append(self._proof(frozen_digests(self.state.model)))
             self._begin_phase()
         self.run.append_metrics(report)
+        history.is_over = self._is_over(report.epoch, history)
         self._save(history)
 
     def _begin_phase(self) -> None:

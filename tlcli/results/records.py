@@ -61,6 +61,14 @@ class EvalReport:
     remarks: tuple[str, ...] = ()
     """Sentences for the user that belong to the numbers; not part of the JSON."""
 
+    def summary(self) -> dict[str, Any]:
+        """Return what `results` of `run.json` says of a split."""
+        return {
+            "num_images": self.num_images,
+            "metrics": dict(self.metrics),
+            "intervals": {name: list(pair) for name, pair in self.intervals.items()},
+        }
+
     def to_json(self) -> dict[str, Any]:
         """Return the document of `evaluate --json`; a number that is not finite is None."""
         document = {

@@ -4,12 +4,13 @@ import csv
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from tlcli.errors import ConfigError, DataError
+from tlcli.errors import ConfigError, DataError, InterruptedRunError
 from tlcli.results.atomic import TEXT_ERRORS, machine_errors, make_folder, write_csv, write_text
 from tlcli.results.json_text import to_json_text
 from tlcli.results.records import SCHEMA_VERSION, EpochReport, Row
@@ -135,6 +136,20 @@ class RunDirectory:
     def update(self, **fields: object) -> None:
         """Set fields of `run.json`, each as a whole, and keep the others."""
         self.write_record({**self.read_record(), **fields})
+
+    @contextmanager
+    def status_kept(self) -> Iterator[None]:
+        """Let `run.json` tell how the work in this context ended, and why it failed."""
+        self.update(status="running", error=None)
+        try:
+            yield
+        except (InterruptedRunError, KeyboardInterrupt):
+            self.update(status="interrupted")
+            raise
+        except BaseException as error:
+            self.update(status="failed", error=str(error))
+            raise
+        self.update(status="finished")
 
     def append_metrics(self, report: EpochReport) -> None:
         """Add the row of an epoch to `metrics.csv`.
