@@ -27,8 +27,10 @@ class _ImagesPerSecond(ProgressColumn):
 class TerminalTalk:
     """See `tlcli.recipes.talk.Talk`."""
 
-    def __init__(self, *, quiet: bool) -> None:
+    def __init__(self, *, quiet: bool, verbose: bool = False) -> None:
         self._quiet = quiet
+        if verbose:
+            output.let_libraries_speak()
         self._has_header = False
 
     def note(self, message: str) -> None:

@@ -97,7 +97,7 @@ class TrainingState:
         """
         values = _read(path, device=device)
         ours = [group["names"] for group in self.optimizer.param_groups]
-        if [group["names"] for group in values["optimizer"]["param_groups"]] != ours:
+        if [group.get("names") for group in values["optimizer"]["param_groups"]] != ours:
             raise DataError(
                 f"{path} groups its parameters in another way than this run's options do. "
                 "Start the run anew with --overwrite."
