@@ -4,6 +4,7 @@ The defaults here are the only ones: the command line shows them and never repea
 """
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar
@@ -88,6 +89,9 @@ class TrainConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            is_finite = not isinstance(value, float) or math.isfinite(value)
+            _require(is_finite, f"--{name.replace('_', '-')}", value, "a finite number")
         _require(self.epochs >= 1, "--epochs", self.epochs, "1 or more")
         _require(self.batch_size >= 1, "--batch-size", self.batch_size, "1 or more")
         for option, rate in (("--lr", self.lr), ("--backbone-lr", self.backbone_lr)):

@@ -70,15 +70,15 @@ def dropping_vit() -> StagedModel:
 
 
 FAMILIES: dict[str, tuple[Callable[[], StagedModel], int]] = {
-    "torchvision/resnet18": (lambda: of_source("torchvision/resnet18"), 64),
-    "torchvision/mobilenet_v2": (lambda: of_source("torchvision/mobilenet_v2"), 64),
+    "torchvision/resnet18": (lambda: of_source("torchvision/resnet18"), 32),
+    "torchvision/mobilenet_v2": (lambda: of_source("torchvision/mobilenet_v2"), 32),
     "torchvision/densenet121": (lambda: of_source("torchvision/densenet121"), 64),
     "torchvision/squeezenet1_1": (lambda: of_source("torchvision/squeezenet1_1"), 64),
-    "torchvision/googlenet": (googlenet, 64),
+    "torchvision/googlenet": (googlenet, 32),
     "torchvision/inception_v3": (inception, 75),
-    "timm/test_resnet": (lambda: of_source("timm/test_resnet"), 64),
+    "timm/test_resnet": (lambda: of_source("timm/test_resnet"), 32),
     "timm/test_vit": (dropping_vit, 160),
-    "timm/test_efficientnet": (lambda: of_source("timm/test_efficientnet"), 64),
+    "timm/test_efficientnet": (lambda: of_source("timm/test_efficientnet"), 32),
     "timm/test_convnext": (lambda: of_source("timm/test_convnext"), 64),
     "sync and 1d BatchNorm": (lambda: staged(MixedNorms(), heads=("fc",)), 16),
 }
@@ -347,6 +347,7 @@ def test_forward__is_the_networks() -> None:
         assert torch.equal(model(images), model.network(images))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", ["torchvision/inception_v3", "torchvision/googlenet"])
 def test_train__no_auxiliary_outputs(family: str) -> None:
     model, images = built(family)

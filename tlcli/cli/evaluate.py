@@ -48,7 +48,7 @@ def evaluate(
     Example: tlcli evaluate runs/finetune-resnet18-photos --split test
     """
     chosen = EvaluateConfig.from_options(chosen_options(ctx))
-    talk = TerminalTalk(quiet=quiet, verbose=verbose)
+    talk = TerminalTalk(quiet=quiet)
     if verbose:
         out.let_libraries_speak()
     from tlcli.recipes import evaluate as recipe  # torch is loaded only now

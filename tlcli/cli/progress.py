@@ -27,10 +27,8 @@ class _ImagesPerSecond(ProgressColumn):
 class TerminalTalk:
     """See `tlcli.recipes.talk.Talk`."""
 
-    def __init__(self, *, quiet: bool, verbose: bool = False) -> None:
+    def __init__(self, *, quiet: bool) -> None:
         self._quiet = quiet
-        if verbose:
-            output.let_libraries_speak()
         self._has_header = False
 
     def note(self, message: str) -> None:
@@ -65,7 +63,7 @@ class TerminalTalk:
             return
         if not self._has_header:
             output.note(
-                "   epoch  phase   lr head  lr backb.  train loss  val loss   val top-1    img/s"
+                "  epoch  phase   lr head  lr backb.  train loss  val loss   val top-1    img/s"
                 "   seconds"
             )
             self._has_header = True

@@ -1,0 +1,193 @@
+import dataclasses
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tlcli.config import (
+    DataConfig,
+    EvaluateConfig,
+    FinetuneConfig,
+    FreezingConfig,
+    OutputConfig,
+    RuntimeConfig,
+    TrainConfig,
+    options_of,
+)
+from tlcli.errors import ConfigError
+
+
+@pytest.mark.parametrize(
+    ("cls", "field", "bad", "good"),
+    [
+        (DataConfig, "val_split", [-0.1, 0.91, 2.0], [0.0, 0.9]),
+        (DataConfig, "test_split", [-0.1, 0.91], [0.0, 0.5]),
+        (DataConfig, "limit", [-1], [0, 1]),
+        (TrainConfig, "epochs", [0, -1], [1]),
+        (TrainConfig, "batch_size", [0], [1]),
+        (TrainConfig, "lr", [0.0, -1.0], [1e-9, None]),
+        (TrainConfig, "backbone_lr", [0.0, -1.0], [1e-9, None]),
+        (TrainConfig, "layer_decay", [0.0, 1.1], [0.01, 1.0]),
+        (TrainConfig, "weight_decay", [-0.1], [0.0, None]),
+        (TrainConfig, "label_smoothing", [-0.1, 1.0], [0.0, 0.99]),
+        (TrainConfig, "ema", [-0.1, 1.0], [0.0, 0.9999]),
+        (TrainConfig, "clip_grad", [-1.0], [0.0]),
+        (TrainConfig, "grad_accum_steps", [0], [1]),
+        (TrainConfig, "patience", [-1], [0]),
+        (TrainConfig, "seed", [-1], [0, 2**70]),
+        (RuntimeConfig, "num_workers", [-1], [0, None]),
+        (EvaluateConfig, "seed", [-1], [0, None]),
+        (EvaluateConfig, "batch_size", [0], [1]),
+    ],
+    ids=lambda value: value if isinstance(value, str) else None,
+)
+def test_ranges__are_checked_in_the_users_words(
+    cls: type[Any], field: str, bad: list[Any], good: list[Any]
+) -> None:
+    others = {TrainConfig: {"warmup_epochs": 0.0}, EvaluateConfig: {"model": "m"}}.get(cls, {})
+    for value in good:
+        assert getattr(cls(**{**others, field: value}), field) == value
+    for value in bad:
+        option = f"--{field.replace('_', '-')}"
+        with pytest.raises(ConfigError, match=rf"^{option} must be .*, not {value}\.$") as caught:
+            cls(**{**others, field: value})
+        assert caught.value.exit_code == 2
+
+
+@pytest.mark.parametrize("field", ["lr", "weight_decay", "clip_grad", "warmup_epochs", "ema"])
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_ranges__nan_and_infinity_are_refused(field: str, value: float) -> None:
+    option = f"--{field.replace('_', '-')}"
+    with pytest.raises(ConfigError, match=f"^{option} must be a finite number, not {value}"):
+        TrainConfig(**{field: value})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("warmup", "epochs"), [(1.0, 1), (5.0, 3), (-0.5, 3)])
+def test_warmup__must_be_shorter_than_the_run(warmup: float, epochs: int) -> None:
+    with pytest.raises(
+        ConfigError,
+        match=rf"^--warmup-epochs \({warmup:g}\) must be at least 0 and less than --epochs "
+        rf"\({epochs}\)\.$",
+    ):
+        TrainConfig(warmup_epochs=warmup, epochs=epochs)
+
+
+@pytest.mark.parametrize(
+    ("options", "head", "last"),
+    [
+        ({}, 1e-3, 1e-4),
+        ({"opt": "sgd"}, 1e-2, 1e-3),
+        ({"lr": 0.5}, 0.5, 0.05),
+        ({"lr": 0.5, "backbone_lr": 0.25}, 0.5, 0.25),
+        ({"backbone_lr": 0.25}, 1e-3, 0.25),
+    ],
+)
+def test_learning_rates__where_none_is_given(
+    options: dict[str, Any], head: float, last: float
+) -> None:
+    config = TrainConfig(**options)
+
+    assert (config.head_lr, config.last_stage_lr) == (head, pytest.approx(last))
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [({}, 0.05), ({"opt": "sgd"}, 1e-4), ({"opt": "sgd", "weight_decay": 0.0}, 0.0)],
+)
+def test_weight_decay__where_none_is_given(options: dict[str, Any], expected: float) -> None:
+    assert TrainConfig(**options).matrix_decay == expected
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (
+            lambda: FreezingConfig(unfreeze="head", schedule="0:all"),
+            "--unfreeze 'head' and --schedule",
+        ),
+        (
+            lambda: RuntimeConfig(amp=False, amp_dtype="bfloat16"),
+            "--amp-dtype bfloat16 has no effect",
+        ),
+        (lambda: OutputConfig(output="x", overwrite=True, resume=True), "exclude each other"),
+        (lambda: OutputConfig(resume=True), "--resume needs --output RUN"),
+        (lambda: EvaluateConfig(), "needs either a run folder or --model NAME"),
+        (lambda: EvaluateConfig(run="r", model="m"), "needs either a run folder or --model NAME"),
+    ],
+)
+def test_combinations__that_cannot_be_honoured(make: Any, words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        make()
+
+
+@pytest.mark.parametrize(
+    ("options", "has_effect_with_data"),
+    [
+        ({"weights": "w"}, False),
+        ({"output": "o"}, False),
+        ({"offline": True}, False),
+        ({"overwrite": True}, False),
+        ({"limit": 3}, True),
+        ({"on_bad_image": "skip"}, True),
+    ],
+    ids=str,
+)
+def test_evaluate__refuses_what_a_run_would_ignore(
+    options: dict[str, Any], has_effect_with_data: bool
+) -> None:
+    (name,) = options
+    words = f"^--{name.replace('_', '-')} has no effect on a run folder and its data: leave it"
+    with pytest.raises(ConfigError, match=words):
+        EvaluateConfig(run="r", **options)
+    if has_effect_with_data:
+        assert getattr(EvaluateConfig(run="r", data="d", **options), name) == options[name]
+    else:
+        with pytest.raises(ConfigError, match=words):
+            EvaluateConfig(run="r", data="d", **options)
+
+
+def test_configs__are_frozen() -> None:
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        TrainConfig().epochs = 3  # type: ignore[misc]
+
+
+def test_from_options__sorts_options_into_their_parts() -> None:
+    config = FinetuneConfig.from_options(
+        {"data": "photos", "epochs": 3, "unfreeze": "layer4", "device": "cpu", "output": "run"}
+    )
+
+    assert config == FinetuneConfig(
+        data=DataConfig(data="photos"),
+        freezing=FreezingConfig(unfreeze="layer4"),
+        train=TrainConfig(epochs=3),
+        runtime=RuntimeConfig(device="cpu"),
+        output=OutputConfig(output="run"),
+    )
+
+
+def test_from_options__nothing_is_dropped_in_silence() -> None:
+    with pytest.raises(TypeError, match="no option of FinetuneConfig: epoch, zzz"):
+        FinetuneConfig.from_options({"epoch": 3, "zzz": 1, "lr": 0.1})
+
+
+@given(
+    epochs=st.integers(1, 100),
+    lr=st.none() | st.floats(1e-9, 10),
+    opt=st.sampled_from(["adamw", "sgd"]),
+    limit=st.integers(0, 9),
+    amp=st.none() | st.just(True),
+)
+def test_options_of__is_the_inverse_of_from_options(epochs: int, **others: Any) -> None:
+    config = FinetuneConfig.from_options({"epochs": epochs, "warmup_epochs": 0.0, **others})
+
+    assert FinetuneConfig.from_options(options_of(config)) == config
+
+
+def test_options_of__has_every_option_once() -> None:
+    flat = options_of(EvaluateConfig(model="m"))
+
+    assert flat["model"] == "m"
+    assert flat["device"] == "auto"
+    assert "runtime" not in flat
+    assert EvaluateConfig.from_options(flat) == EvaluateConfig(model="m")
