@@ -237,13 +237,7 @@ def publish(name: str, *, renames: dict[str, str]) -> tuple[Path, nn.Module]:
         pytest.param("vit_b_32", marks=pytest.mark.slow),
         pytest.param("inception_v3", marks=pytest.mark.slow),
         pytest.param("googlenet", marks=pytest.mark.slow),
-        pytest.param(
-            "mnasnet0_5",
-            marks=pytest.mark.xfail(
-                reason="weight_files.load_state drops the version that MNASNet needs",
-                raises=ValueError,
-            ),
-        ),
+        "mnasnet0_5",
     ],
 )
 def test_load_published__same_logits_as_torchvision_itself(name: str) -> None:

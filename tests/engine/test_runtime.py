@@ -33,6 +33,7 @@ def test_choose_runtime__auto_prefers_cuda_with_mixed_precision(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: False)
 
     runtime = choose_runtime("auto", amp=None, amp_dtype="auto", channels_last=True, seed=0)
@@ -50,6 +51,14 @@ def test_choose_runtime__device_that_is_not_here(device: str) -> None:
     ) as caught:
         choose_runtime(device, amp=None, amp_dtype="auto", channels_last=True, seed=0)
     assert caught.value.exit_code == 5
+
+
+def test_choose_runtime__cuda_device_beyond_the_last(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+
+    with pytest.raises(MachineError, match="--device cuda:2: this machine has 2 CUDA devices"):
+        choose_runtime("cuda:2", amp=False, amp_dtype="auto", channels_last=True, seed=0)
 
 
 @pytest.mark.parametrize("device", ["gpu", "cuda:x", "", "CPU"])

@@ -1,6 +1,6 @@
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import pytest
 import torch
@@ -132,6 +132,14 @@ def test_save__and_load_take_up_everything(tmp_path: Path, opt: str) -> None:
     assert_equal(everything(taken_up), everything(state))
 
 
+def test_load__another_grouping_is_refused(saved: tuple[TrainingState, Path]) -> None:
+    other = new_state()
+    other.optimizer.param_groups[0]["names"] = ["something.else"]
+
+    with pytest.raises(DataError, match="groups its parameters in another way than this run's"):
+        other.load(saved[1], device=CPU)
+
+
 def test_load__returns_what_was_saved_with_it(saved: tuple[TrainingState, Path]) -> None:
     extra = new_state(seed=1).load(saved[1], device=CPU)
 
@@ -195,8 +203,8 @@ def test_save__a_failure_leaves_the_old_file(
     state, path = saved
     before = path.read_bytes()
 
-    def half_then_fail(_values: object, target: Path) -> None:
-        Path(target).write_bytes(before[:100])
+    def half_then_fail(_values: object, file: BinaryIO) -> None:
+        file.write(before[:100])
         raise KeyboardInterrupt
 
     monkeypatch.setattr(torch, "save", half_then_fail)

@@ -106,9 +106,6 @@ def test_load_network__same_logits(name: str, head: HeadSpec, tmp_path: Path) ->
     assert logits.std() > 0
 
 
-@pytest.mark.xfail(
-    reason="weight_files.load_state drops the version that MNASNet needs", raises=ValueError
-)
 def test_load_network__mnasnet(tmp_path: Path) -> None:
     network, description = trained("torchvision/mnasnet0_5", head=HeadSpec())
     save(tmp_path, network, description)

@@ -22,6 +22,16 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
+@pytest.fixture(autouse=True)
+def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave out half of the time of a small run; `scheduled_run` has its pictures."""
+    for function in (
+        "tlcli.results.evaluation_files.draw_confusion_matrix",
+        "tlcli.recipes.finetune.draw_training_curves",
+    ):
+        monkeypatch.setattr(function, lambda *_, **__: None)
+
+
 @pytest.fixture(scope="session")
 def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """12 train, 9 val and 6 test images of three classes."""

@@ -169,7 +169,7 @@ def test_run__limit_and_all_splits_of_other_data(trained: tuple[Path, Path]) -> 
     ("options", "error", "words"),
     [
         ({"split": "all"}, ConfigError, "--split all would mix images trained on"),
-        ({"limit": 3}, ConfigError, "--limit has no effect on a run's own data"),
+        ({"limit": 3}, ConfigError, "--limit has no effect on a run folder and its data"),
     ],
 )
 def test_run__of_a_run_refuses_what_has_no_meaning(

@@ -34,7 +34,7 @@ ALL_OPTIONS: dict[str, Any] = {
     "batch_size": 3,
 }
 SGD: dict[str, Any] = {"opt": "sgd", "lr_schedule": "step", "epochs": 2}
-EPOCHS = 8
+EPOCHS = 6
 """Enough for a signal to come before the end."""
 SCHEDULED: dict[str, Any] = {"schedule": "0:head,1:layer4,2:all", "epochs": 3}
 

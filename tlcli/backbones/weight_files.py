@@ -157,7 +157,9 @@ def load_state(
     report = compare_keys(module, tensors, head_names=head_names)
     _check_body(report, head_names=head_names, origin=origin)
     _check_kinds(module, {key: tensors[key] for key in report.matched}, origin=origin)
-    module.load_state_dict({key: tensors[key] for key in report.matched}, strict=False)
+    state = module.state_dict()  # keeps the version of each module, which MNASNet asks for
+    state.update((key, tensors[key]) for key in report.matched)
+    module.load_state_dict(state)
     return report
 
 
@@ -219,11 +221,6 @@ def _load(path: Path) -> object:
     if path.suffix.lower() == ".safetensors":
         return safetensors.torch.load_file(path, device="cpu")
     return torch.load(path, map_location="cpu", weights_only=True)
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def _why_unreadable(path: Path, error: Exception) -> str:

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from tlcli.backbones.weight_files import load_state
 from tlcli.config import Monitor
 from tlcli.data.loaders import ImageBatch
 from tlcli.engine.loop import NonFiniteLoss, fit
@@ -158,7 +159,8 @@ class Training:
         """Compare the frozen tensors of the saved model with those before; return all proofs."""
         in_training = self._proof(frozen_digests(self.state.model))
         network = self.state.judged_network
-        network.load_state_dict(read_weights(self.run.weights_path))
+        path = self.run.weights_path
+        load_state(network, read_weights(path), head_names=(), origin=str(path))
         last = self._proof(digests_of(network.state_dict().items()))
         changed = sorted({*last["changed_names"], *in_training["changed_names"]})
         return [*history.proofs, {**last, "changed": len(changed), "changed_names": changed}]
