@@ -320,8 +320,8 @@ def test_fit__non_finite_loss_stops_a_long_epoch_early() -> None:
     model = tiny_model()
     asked: list[int] = []
 
-    def endless(_epoch: int, _done: int) -> Iterator[Sequence[ImageBatch]]:
-        while True:
+    def many(_epoch: int, _done: int) -> Iterator[Sequence[ImageBatch]]:
+        for _ in range(4 * FINITE_CHECK_STEPS):
             asked.append(1)
             yield [image_batch([len(asked), len(asked) + 1])]
 
@@ -329,7 +329,7 @@ def test_fit__non_finite_loss_stops_a_long_epoch_early() -> None:
         run_fit(
             state_for(model, total_steps=999),
             1,
-            endless,
+            many,
             task=PoisonedTask(model, row=6, value=float("nan")),
         )
     assert caught.value.step == 5
