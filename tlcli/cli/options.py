@@ -190,7 +190,11 @@ PatienceOpt = Annotated[
 ]
 MonitorOpt = Annotated[
     config.Monitor,
-    _option("--monitor", panel=_OPTIM, text="Validation metric that picks the best epoch."),
+    _option(
+        "--monitor",
+        panel=_OPTIM,
+        text="Validation metric that picks the best epoch; ties go to the lower loss.",
+    ),
 ]
 EvaluationSeedOpt = Annotated[
     int | None,

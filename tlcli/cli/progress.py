@@ -75,7 +75,7 @@ def _epoch_line(report: EpochReport, *, epochs: int, is_best: bool) -> str:
     seconds = report.seconds_train + report.seconds_eval
     return (
         f"{report.epoch:>4}/{epochs:<4}{report.phase:>5}{_rate(head):>10}{_rate(backbone):>11}"
-        f"{report.train_loss:>12.4f}{report.metrics['loss']:>10.4f}"
+        f"{report.train_loss:>12.4g}{report.metrics['loss']:>10.4g}"
         f"{output.percent(report.metrics['top1']):>12}{report.images_per_second:>9.1f}"
         f"{seconds:>10.1f}{'  best' if is_best else ''}"
     )

@@ -56,6 +56,16 @@ def split_table(
     )
 
 
+def sample_table(table: ImageTable, *, limit: int, seed: int) -> ImageTable:
+    """Keep at most `limit` images of each split, drawn whatever their class."""
+    kept = []
+    for split in table.splits:
+        rows = table.part(split)
+        order = _generator(f"sample {split}", label="", seed=seed).permutation(len(rows))
+        kept.append(rows.iloc[np.sort(order[:limit])])
+    return table.with_items(pd.concat(kept, ignore_index=True))
+
+
 def limit_table(table: ImageTable, *, limit: int, seed: int) -> ImageTable:
     """Keep at most `limit` images of each split, in the classes' proportions.
 

@@ -22,7 +22,7 @@ from tlcli.recipes.image_data import (
     load_images,
     load_unsplit,
 )
-from tlcli.recipes.judging import judge
+from tlcli.recipes.judging import judge, match_classes
 from tlcli.recipes.talk import Talk
 from tlcli.results.records import EvalReport
 from tlcli.results.run_dir import RunDirectory, check_free, default_run_path
@@ -64,7 +64,10 @@ def run(config: EvaluateConfig, *, talk: Talk) -> Evaluation:
 
 
 def _evaluate_run(folder: RunDirectory, config: EvaluateConfig, *, talk: Talk) -> Evaluation:
-    config = _as_trained(config, folder.read_record()["config"])
+    record = folder.read_record()
+    if record["status"] != "finished":
+        talk.warn(f"This run is {record['status']}: its best epoch so far is evaluated.")
+    config = _as_trained(config, record["config"])
     network, description = load_network(folder.path)
     judged = _Judged(
         network=network,
@@ -75,7 +78,8 @@ def _evaluate_run(folder: RunDirectory, config: EvaluateConfig, *, talk: Talk) -
     )
     if config.data is not None:
         table, split = _given_data(config.data, config, talk=talk)
-        name = f"{_data_name(config.data)}-{split}"
+        # two folders of one name must not overwrite each other's evaluation
+        name = f"{_data_name(config.data)}-{table.fingerprint[:8]}-{split}"
     else:
         table, split = _own_data(folder, config, talk=talk)
         name = split
@@ -103,6 +107,7 @@ def _evaluate_pretrained(config: EvaluateConfig, *, talk: Talk) -> Evaluation:
     judged = _pretrained(config, talk=talk)
     data = config.data or DataConfig.data
     table, split = _given_data(data, config, talk=talk)
+    match_classes(table.classes, model_classes=judged.class_names)  # before anything is written
     folder = RunDirectory.create(path, overwrite=config.overwrite)
     target = folder.evaluation_dir(split)
     with folder.status_kept():

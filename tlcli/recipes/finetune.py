@@ -11,6 +11,7 @@ from tlcli.backbones.catalog import parse_backbone_name
 from tlcli.backbones.pretrained import (
     build_untrained,
     choose_weights,
+    create_backbone,
     find_weights,
 )
 from tlcli.config import FinetuneConfig
@@ -60,7 +61,11 @@ def dry_run(config: FinetuneConfig, *, talk: Talk) -> PlanReport:
             "and --offline forbids to fetch them" if config.model.offline else "a run fetches them"
         )
         talk.note(f"Weights {choice.tag} of {name} are not on this machine; {then}.")
-    backbone = build_untrained(name, weights=choice)
+    backbone = (
+        create_backbone(config.model.model, weights=str(choice.path))
+        if choice.path  # a file that does not fit is told now
+        else build_untrained(name, weights=choice)
+    )
     images = load_images(config.data, seed=config.train.seed, talk=talk)
     require_parts(images.table)
     classes = len(images.table.classes)
@@ -201,13 +206,13 @@ def _judge_best(
 
 
 def _record_proof(folder: RunDirectory, proofs: list[dict[str, Any]]) -> None:
-    """Write the proof; the totals are of what was frozen through the whole run."""
-    last = proofs[-1]
+    """Write the proof; the totals are of all that was frozen in any phase, which only shrinks."""
+    first = proofs[0]
     names = sorted({name for proof in proofs for name in proof["changed_names"]})
     folder.update(
         frozen={
-            "tensors": last["tensors"],
-            "buffers": last["buffers"],
+            "tensors": first["tensors"],
+            "buffers": first["buffers"],
             "changed": len(names),
             "phases": proofs,
         }

@@ -20,11 +20,11 @@ from tlcli.data.loaders import (
 )
 from tlcli.data.preprocessing import Preprocessing
 from tlcli.data.split_file import read_split
-from tlcli.data.splits import limit_table, split_table
+from tlcli.data.splits import limit_table, sample_table, split_table
 from tlcli.data.table import ImageTable
 from tlcli.data.transforms import eval_transform
 from tlcli.engine.runtime import Runtime
-from tlcli.errors import DataError
+from tlcli.errors import BadImageError, DataError
 from tlcli.recipes.talk import Talk
 
 _SAMPLE_PREFIX = "sample:"
@@ -108,7 +108,7 @@ def load_unsplit(
 ) -> ImageTable:
     """Load a table with the splits it comes with, for evaluation only."""
     table, _ = _load(spec, on_bad_image=on_bad_image, talk=talk)
-    limited = limit_table(table, limit=limit, seed=seed) if limit else table
+    limited = sample_table(table, limit=limit, seed=seed) if limit else table
     _report(limited, copies=0, crossing=0, talk=talk)
     return limited
 
@@ -224,12 +224,16 @@ class BatchReader:
     def _read(
         self, dataset: ImageDataset, batches: list[list[tuple[int, int]]]
     ) -> Iterator[ImageBatch]:
-        return image_batches(
-            dataset,
-            batches,
-            num_workers=self.num_workers,
-            pin_memory=self.runtime.device.type == "cuda",
-        )
+        try:
+            yield from image_batches(
+                dataset,
+                batches,
+                num_workers=self.num_workers,
+                pin_memory=self.runtime.device.type == "cuda",
+            )
+        except BadImageError as error:
+            remedy = "Repair it, or leave such images out with --on-bad-image skip."
+            raise BadImageError(f"{error} {remedy}") from error
 
 
 def _in_groups(batches: Iterable[ImageBatch], *, size: int) -> Iterator[list[ImageBatch]]:

@@ -40,11 +40,12 @@ def judge(
         DataError: If the data has a class that the model does not know.
     """
     table = reader.table
+    outputs = np.array(match_classes(table.classes, model_classes=class_names))
     task = ClassificationTask(model, preprocessing=reader.preprocessing, runtime=reader.runtime)
     evaluator = task.evaluator()
     evaluate(model, reader.evaluation(split), evaluator=evaluator, check_stop=check_stop)
     log_probs, rows = evaluator.predictions()
-    targets = np.array(match_classes(table.classes, model_classes=class_names))[rows]
+    targets = outputs[rows]
     report = classification_report(
         log_probs, targets, split=split, classes=class_names, seed=reader.runtime.seed
     )
