@@ -26,7 +26,7 @@ def test_epoch__is_a_line_under_a_header(capsys: pytest.CaptureFixture[str]) -> 
     header, first, second = captured.err.splitlines()
     assert captured.out == ""
     assert first.split() == [
-        "3/10", "1", "1.00e-03", "frozen", "1.2346", "0.5000", "87.5", "%", "123.5", "2.5", "best",
+        "3/10", "1", "1.00e-03", "frozen", "1.235", "0.5", "87.5", "%", "123.5", "2.5", "best",
     ]  # fmt: skip
     assert second == first.removesuffix("  best")
     assert header.split()[:2] == ["epoch", "phase"]

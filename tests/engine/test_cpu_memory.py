@@ -9,7 +9,7 @@ CODE = """
 import resource, torch
 from tlcli.engine.cpu_memory import keep_freed_memory
 kept = keep_freed_memory() if {keep} else False
-for _ in range(3):
+for _ in range(30):
     torch.ones(32 * 2**20)
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 for _ in range(10):
