@@ -36,13 +36,13 @@ ROWS = {
         "finetune",
         "hymenoptera",
         LITE0_FILE,
-        [*LITE0, "--unfreeze", "head", "--epochs", "5"],
+        [*LITE0, "--unfreeze", "head", "--epochs", "2"],
     ),
     "hymenoptera-last": (
         "finetune",
         "hymenoptera",
         LITE0_FILE,
-        [*LITE0, "--unfreeze", "last:1", "--epochs", "5"],
+        [*LITE0, "--unfreeze", "last:1", "--epochs", "2"],
     ),
     "clothing10-last3": (
         "finetune",
