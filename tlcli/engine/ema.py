@@ -19,10 +19,11 @@ def averaged_copy(model: nn.Module, *, decay: float) -> AveragedModel:
     """
 
     def average(mean: Tensor, current: Tensor, num_averaged: Tensor | int) -> Tensor:
+        """Return the new mean of one tensor; nothing here waits for the device."""
         if not mean.is_floating_point():
             return current
-        count = float(num_averaged)
-        weight = 1 - min(decay, (1 + count) / (10 + count))
+        count = torch.as_tensor(num_averaged, dtype=mean.dtype)
+        weight = 1 - torch.clamp((1 + count) / (10 + count), max=decay)
         # lerp of two negative zeros is a positive one; what did not move must keep every bit
         return torch.where(mean == current, mean, torch.lerp(mean, current, weight))
 

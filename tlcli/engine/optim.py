@@ -113,6 +113,7 @@ def learning_rate_factor(
     after_warmup = max(1, total_steps - warmup_steps)
 
     def factor(step: int) -> float:
+        """Return the factor at a step."""
         if step < warmup_steps:
             return (step + 1) / (warmup_steps + 1)
         progress = min(1.0, (step - warmup_steps) / after_warmup)

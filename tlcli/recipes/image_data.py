@@ -209,9 +209,11 @@ class BatchReader:
         )
 
         def references(epoch: int) -> list[list[tuple[int, int]]]:
+            """Return which images make each batch of an epoch."""
             return epoch_batches(len(paths), batch_size=self.batch_size, seed=seed, epoch=epoch)
 
         def steps(epoch: int, done: int) -> Iterator[list[ImageBatch]]:
+            """Yield the batches of each step that is left after `done` ones."""
             left = references(epoch)[done * grad_accum_steps :]
             num_images = sum(len(batch) for batch in left)
             batches = self.talk.track(
