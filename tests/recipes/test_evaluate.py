@@ -1,5 +1,6 @@
 """`tlcli evaluate`: the same numbers again, and labels matched by name."""
 
+import csv
 import json
 import re
 import shutil
@@ -336,3 +337,19 @@ def test_finetune__head_on_real_photos(
 
     assert summary["results"]["val"]["metrics"]["top1"] >= 0.93
     assert summary["frozen"]["changed"] == 0
+
+
+def test_run__lists_the_images_it_left_out(trained: tuple[Path, Path], tmp_path: Path) -> None:
+    run, data = trained
+    photos = tmp_path / "more"
+    shutil.copytree(data / "test", photos)
+    broken = next(photos.glob("ant/*.png"))
+    broken.write_bytes(b"no picture")
+
+    evaluation, _ = evaluate(run=run, data=photos, on_bad_image="skip")
+
+    with (evaluation.folder / "skipped_images.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["path"] for row in rows] == [f"ant/{broken.name}"]
+    assert "Cannot decode" in rows[0]["reason"]
+    assert evaluation.report.num_images == len(list(photos.glob("*/*.png"))) - 1

@@ -140,6 +140,7 @@ def test_load_images__limit_leaves_the_kept_split_whole(data: Path) -> None:
 def test_load_unsplit__makes_no_split(tmp_path: Path) -> None:
     data = make_image_folder(tmp_path / "photos", images_per_class=2)
 
-    table = load_unsplit(str(data), limit=0, on_bad_image="fail", seed=0, talk=CollectedTalk())
+    talk = CollectedTalk()
+    table = load_unsplit(str(data), limit=0, on_bad_image="fail", seed=0, talk=talk).table
 
     assert {k: sum(v.values()) for k, v in table.counts().items()} == {"unsplit": 6}

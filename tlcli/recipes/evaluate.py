@@ -17,10 +17,12 @@ from tlcli.errors import ConfigError, DataError, ModelError
 from tlcli.models.saved_model import load_network
 from tlcli.recipes.image_data import (
     BatchReader,
+    RunImages,
     absolute_spec,
     default_workers,
     load_images,
     load_unsplit,
+    write_skipped,
 )
 from tlcli.recipes.judging import judge, match_classes
 from tlcli.recipes.talk import Talk
@@ -77,15 +79,15 @@ def _evaluate_run(folder: RunDirectory, config: EvaluateConfig, *, talk: Talk) -
         record={},
     )
     if config.data is not None:
-        table, split = _given_data(config.data, config, talk=talk)
+        images, split = _given_data(config.data, config, talk=talk)
         # two folders of one name must not overwrite each other's evaluation
-        name = f"{_data_name(config.data)}-{table.fingerprint[:8]}-{split}"
+        name = f"{_data_name(config.data)}-{images.table.fingerprint[:8]}-{split}"
     else:
-        table, split = _own_data(folder, config, talk=talk)
+        images, split = _own_data(folder, config, talk=talk)
         name = split
     target = folder.evaluation_dir(name)
-    report = _judge(judged, table, split=split, folder=target, config=config, talk=talk)
-    return Evaluation(report=report, folder=target, titles=_titles(table, judged))
+    report = _judge(judged, images, split=split, folder=target, config=config, talk=talk)
+    return Evaluation(report=report, folder=target, titles=_titles(images.table, judged))
 
 
 def _as_trained(config: EvaluateConfig, kept: Mapping[str, Any]) -> EvaluateConfig:
@@ -106,12 +108,13 @@ def _evaluate_pretrained(config: EvaluateConfig, *, talk: Talk) -> Evaluation:
     check_free(path, overwrite=config.overwrite)
     judged = _pretrained(config, talk=talk)
     data = config.data or DataConfig.data
-    table, split = _given_data(data, config, talk=talk)
+    images, split = _given_data(data, config, talk=talk)
+    table = images.table
     match_classes(table.classes, model_classes=judged.class_names)  # before anything is written
     folder = RunDirectory.create(path, overwrite=config.overwrite)
     target = folder.evaluation_dir(split)
     with folder.status_kept():
-        report = _judge(judged, table, split=split, folder=target, config=config, talk=talk)
+        report = _judge(judged, images, split=split, folder=target, config=config, talk=talk)
         folder.update(
             kind="classification",
             command="evaluate",
@@ -123,6 +126,7 @@ def _evaluate_pretrained(config: EvaluateConfig, *, talk: Talk) -> Evaluation:
                 "spec": absolute_spec(data),
                 "fingerprint": table.fingerprint,
                 "counts": table.counts(),
+                "skipped": len(images.skipped),
             },
             environment=describe_environment(_runtime(config)),
             seed=config.seed or 0,
@@ -162,9 +166,7 @@ def _pretrained(config: EvaluateConfig, *, talk: Talk) -> _Judged:
     )
 
 
-def _own_data(
-    folder: RunDirectory, config: EvaluateConfig, *, talk: Talk
-) -> tuple[ImageTable, str]:
+def _own_data(folder: RunDirectory, config: EvaluateConfig, *, talk: Talk) -> tuple[RunImages, str]:
     """Load the data of a run with the split it was trained with."""
     kept = folder.read_record()["config"]
     data = DataConfig(
@@ -182,25 +184,26 @@ def _own_data(
         raise ConfigError("--limit has no effect on a run's own data: its limit is kept.")
     if split == "val":
         talk.warn("val chose the best epoch of this run: as an estimate it is flattering.")
-    return images.table, split
+    return images, split
 
 
-def _given_data(spec: str, config: EvaluateConfig, *, talk: Talk) -> tuple[ImageTable, str]:
+def _given_data(spec: str, config: EvaluateConfig, *, talk: Talk) -> tuple[RunImages, str]:
     """Load other data as it is: its own splits, or all of it where it has none."""
-    table = load_unsplit(
+    images = load_unsplit(
         spec, limit=config.limit, on_bad_image=config.on_bad_image, seed=config.seed or 0, talk=talk
     )
+    table = images.table
     if config.split == "all":
         table = table.with_items(table.items.assign(split="unsplit"))
     parts = [split for split in ("test", "val", "unsplit", "train") if split in table.splits]
     split = config.split if config.split and config.split != "all" else parts[0]
     table.part(split)  # an error that names the splits there are
-    return table, split
+    return replace(images, table=table), split
 
 
 def _judge(
     judged: _Judged,
-    table: ImageTable,
+    images: RunImages,
     *,
     split: str,
     folder: Path,
@@ -210,21 +213,23 @@ def _judge(
     runtime = _runtime(config)
     runtime.place(judged.network)
     reader = BatchReader(
-        table=table,
+        table=images.table,
         preprocessing=judged.preprocessing,
         batch_size=config.batch_size,
         num_workers=default_workers(config.runtime.num_workers, runtime=runtime),
         runtime=runtime,
         talk=talk,
     )
-    return judge(
+    report = judge(
         judged.network,
         class_names=judged.class_names,
-        titles=_titles(table, judged),
+        titles=_titles(images.table, judged),
         reader=reader,
         split=split,
         folder=folder,
     )
+    write_skipped(images, folder)
+    return report
 
 
 def _titles(table: ImageTable, judged: _Judged) -> Mapping[str, str]:

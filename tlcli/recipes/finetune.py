@@ -34,6 +34,7 @@ from tlcli.recipes.image_data import (
     absolute_spec,
     load_images,
     require_parts,
+    write_skipped,
 )
 from tlcli.recipes.judging import judge
 from tlcli.recipes.talk import Talk
@@ -43,7 +44,6 @@ from tlcli.recipes.training_plan import (
     plan_training,
 )
 from tlcli.recipes.training_run import History, Training
-from tlcli.results.atomic import write_csv
 from tlcli.results.figures import draw_training_curves
 from tlcli.results.records import SCHEMA_VERSION, EvalReport
 from tlcli.results.run_dir import RunDirectory, check_free, default_run_path
@@ -143,10 +143,7 @@ def _write_start(folder: RunDirectory, job: Job) -> None:
     # What the folder says stays true when it is moved, and a copy of it is no resume.
     kept = {k: v for k, v in options.items() if k not in ("output", "overwrite", "resume")}
     folder.write_config_toml({key: value for key, value in kept.items() if value is not None})
-    if job.images.skipped:
-        write_csv(
-            folder.path / "skipped_images.csv", header=["path", "reason"], rows=job.images.skipped
-        )
+    write_skipped(job.images, folder.path)
     folder.update(
         kind="classification",
         command="finetune",

@@ -26,6 +26,7 @@ from tlcli.data.transforms import eval_transform
 from tlcli.engine.runtime import Runtime
 from tlcli.errors import BadImageError, DataError
 from tlcli.recipes.talk import Talk
+from tlcli.results.atomic import write_csv
 
 _SAMPLE_PREFIX = "sample:"
 _GPU_WORKERS = 8
@@ -105,12 +106,18 @@ def load_images(
 
 def load_unsplit(
     spec: str, *, limit: int, on_bad_image: OnBadImage, seed: int, talk: Talk
-) -> ImageTable:
+) -> RunImages:
     """Load a table with the splits it comes with, for evaluation only."""
-    table, _ = _load(spec, on_bad_image=on_bad_image, talk=talk)
+    table, skipped = _load(spec, on_bad_image=on_bad_image, talk=talk)
     limited = sample_table(table, limit=limit, seed=seed) if limit else table
     _report(limited, copies=0, crossing=0, talk=talk)
-    return limited
+    return RunImages(table=limited, whole=table, skipped=skipped)
+
+
+def write_skipped(images: RunImages, folder: Path) -> None:
+    """List what `--on-bad-image skip` left out in `skipped_images.csv`; no file if nothing."""
+    if images.skipped:
+        write_csv(folder / "skipped_images.csv", header=["path", "reason"], rows=images.skipped)
 
 
 def _load(
