@@ -18,6 +18,9 @@ Optimizer = Literal["adamw", "sgd"]
 LrSchedule = Literal["cosine", "linear", "step", "constant"]
 AmpDtype = Literal["auto", "bfloat16", "float16"]
 Split = Literal["train", "val", "test", "all"]
+Pool = Literal["avg", "cls", "max", "none"]
+FeatureDtype = Literal["float16", "bfloat16", "float32"]
+HeadKind = Literal["linear", "ridge", "knn"]
 
 MAX_SPLIT = 0.9
 """Largest part of the images that may be held out."""
@@ -57,12 +60,17 @@ class FreezingConfig:
     unfreeze: str | None = None
     schedule: str | None = None
     head: str = "linear"
+    init_head: str | None = None
 
     def __post_init__(self) -> None:
         if self.unfreeze is not None and self.schedule is not None:
             raise ConfigError(
                 f"--unfreeze '{self.unfreeze}' and --schedule '{self.schedule}' exclude each "
                 "other: write the stages trained from the start as '0:…' in --schedule."
+            )
+        if self.init_head is not None and self.head != "linear":
+            raise ConfigError(
+                f"--init-head brings a linear head, --head {self.head} asks for another."
             )
 
 
@@ -229,7 +237,93 @@ class EvaluateConfig:
         return _from_flat(cls, values)
 
 
-def options_of(config: FinetuneConfig | EvaluateConfig) -> dict[str, Any]:
+@dataclass(frozen=True, kw_only=True)
+class FeaturesConfig:
+    """Which features of a network, and how they are kept."""
+
+    layer: str | None = None
+    pool: Pool | None = None
+    dtype: FeatureDtype = "float16"
+    views: int = 0
+    augment: Augment = "light"
+    batch_size: int | None = None
+    fold: bool = True
+    verify: float = 0.0
+    shard: str | None = None
+
+    def __post_init__(self) -> None:
+        _require(self.views >= 0, "--views", self.views, "0 (the plain view only) or more")
+        size = self.batch_size
+        _require(size is None or size >= 1, "--batch-size", size, "1 or more")
+        _require(0 <= self.verify <= 1, "--verify", self.verify, "a share in 0..1")
+        if self.pool is not None and self.layer is None:
+            raise ConfigError(
+                f"--pool {self.pool} works on --layer: the penultimate embedding is pooled by the "
+                "model itself."
+            )
+        if self.views and self.augment == "none":
+            raise ConfigError("--views needs --augment flip, light or medium: all views are equal.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProbeHeadConfig:
+    """Which heads are solved on features."""
+
+    head: HeadKind = "linear"
+    penalties: str | None = None
+    shots: str | None = None
+    repeats: int = 5
+    monitor: Monitor = "top1"
+
+    def __post_init__(self) -> None:
+        _require(self.repeats >= 1, "--repeats", self.repeats, "1 or more")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExtractConfig:
+    """All options of `tlcli extract-features`."""
+
+    data: DataConfig = field(default_factory=DataConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    features: FeaturesConfig = field(default_factory=FeaturesConfig)
+    probe: ProbeHeadConfig = field(default_factory=ProbeHeadConfig)
+    runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
+    no_head: bool = False
+    seed: int = 0
+    output: str | None = None
+    overwrite: bool = False
+
+    def __post_init__(self) -> None:
+        _require(self.seed >= 0, "--seed", self.seed, "0 or more")
+        if self.features.pool == "none" and not self.no_head:
+            raise ConfigError("--pool none keeps whole maps, a head needs vectors: add --no-head.")
+
+    @classmethod
+    def from_options(cls, values: Mapping[str, Any]) -> "ExtractConfig":
+        """Build from a flat mapping of option names; see `options_of`."""
+        return _from_flat(cls, values)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProbeConfig:
+    """All options of `tlcli probe`."""
+
+    store: str
+    probe: ProbeHeadConfig = field(default_factory=ProbeHeadConfig)
+    seed: int = 0
+    output: str | None = None
+    overwrite: bool = False
+
+    def __post_init__(self) -> None:
+        _require(self.seed >= 0, "--seed", self.seed, "0 or more")
+
+    @classmethod
+    def from_options(cls, values: Mapping[str, Any]) -> "ProbeConfig":
+        """Build from a flat mapping of option names; see `options_of`."""
+        return _from_flat(cls, values)
+
+
+def options_of(config: "AnyConfig") -> dict[str, Any]:
     """Return every option by its name, the inverse of `from_options`."""
     flat: dict[str, Any] = {}
     for part in dataclasses.fields(config):
@@ -239,7 +333,8 @@ def options_of(config: FinetuneConfig | EvaluateConfig) -> dict[str, Any]:
     return flat
 
 
-_C = TypeVar("_C", FinetuneConfig, EvaluateConfig)
+AnyConfig = FinetuneConfig | EvaluateConfig | ExtractConfig | ProbeConfig
+_C = TypeVar("_C", FinetuneConfig, EvaluateConfig, ExtractConfig, ProbeConfig)
 
 
 def _from_flat(cls: type[_C], values: Mapping[str, Any]) -> _C:

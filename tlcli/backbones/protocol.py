@@ -56,6 +56,20 @@ class Backbone:
     shape_tag: str | None = None
     """Published weights whose variant of the architecture was built; None is the plain one."""
 
+    def record(self) -> dict[str, Any]:
+        """Return what `run.json` says of the model."""
+        return {
+            "source": self.name.partition("/")[0],
+            "name": self.name,
+            "weights": self.weights.tag,
+            "weights_path": self.weights.path,
+            "sha256": self.weights.sha256,
+            "remarks": list(self.weights.remarks),
+            "feature_dim": self.feature_dim,
+            "parameters": sum(p.numel() for p in self.network.parameters()),
+            "stages": [stage.label for stage in self.stages],
+        }
+
 
 class BackboneSource(Protocol):
     """A library of architectures with published weights."""

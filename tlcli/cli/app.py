@@ -9,9 +9,12 @@ import typer
 
 from tlcli import __version__
 from tlcli.cli import output
+from tlcli.cli.cache import cache_app
 from tlcli.cli.evaluate import evaluate
+from tlcli.cli.extract_features import extract_features
 from tlcli.cli.finetune import finetune
 from tlcli.cli.models import models_app
+from tlcli.cli.probe import probe
 from tlcli.errors import MachineError, TlcliError
 
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -76,9 +79,12 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+app.command()(extract_features)
+app.command()(probe)
 app.command()(finetune)
 app.command()(evaluate)
 app.add_typer(models_app, name="models")
+app.add_typer(cache_app, name="cache")
 
 
 @app.callback()

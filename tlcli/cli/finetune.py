@@ -30,6 +30,7 @@ def finetune(
     weights: o.WeightsOpt = ModelConfig.weights,
     offline: o.OfflineOpt = ModelConfig.offline,
     head: o.HeadOpt = FreezingConfig.head,
+    init_head: o.InitHeadOpt = FreezingConfig.init_head,
     unfreeze: o.UnfreezeOpt = FreezingConfig.unfreeze,
     schedule: o.ScheduleOpt = FreezingConfig.schedule,
     epochs: o.EpochsOpt = TrainConfig.epochs,
@@ -115,16 +116,7 @@ def _show_summary(summary: dict[str, Any], *, as_json: bool) -> None:
         out.document(summary)
         return
     best, frozen = summary["best"], summary["frozen"]
-    for split, result in summary["results"].items():
-        chosen = f", chosen by {best['metric']} (epoch {best['epoch']})" if split == "val" else ""
-        out.table(
-            f"{split}: {result['num_images']} images{chosen}",
-            columns=["metric", "value ", "95 % interval "],
-            rows=[
-                [name, out.metric(name, value), out.interval(name, result["intervals"])]
-                for name, value in result["metrics"].items()
-            ],
-        )
+    out.results(summary["results"], chosen_by=f"{best['metric']} (epoch {best['epoch']})")
     out.line(
         f"Frozen: {frozen['tensors']} parameters and {frozen['buffers']} buffers, "
         f"{frozen['changed']} changed. Time: {summary['seconds']['total']:.0f} s."

@@ -10,6 +10,8 @@ from tlcli.cli.option_files import use_config_file
 _DATA = "Data"
 _MODEL = "Model"
 _FREEZING = "What is trained"
+_FEATURES = "Features"
+_PROBE = "Head on the features"
 _OPTIM = "Optimisation"
 _MACHINE = "Machine"
 _OUTPUT = "Output"
@@ -105,6 +107,138 @@ ScheduleOpt = Annotated[
         panel=_FREEZING,
         text='"0:head,3:layer4,6:all" (epochs done: what joins then), or gradual:3.',
     ),
+]
+InitHeadOpt = Annotated[
+    str | None,
+    _option(
+        "--init-head",
+        panel=_FREEZING,
+        text="Start from the head of a run of extract-features or probe (LP-FT).",
+    ),
+]
+ModelsOpt = Annotated[
+    str | None,
+    _option(
+        "--model",
+        "-m",
+        panel=_MODEL,
+        text="timm/NAME, torchvision/NAME or a bare NAME; several with commas make a leaderboard.",
+    ),
+]
+ModelsWeightsOpt = Annotated[
+    str,
+    _option(
+        "--weights",
+        panel=_MODEL,
+        text="default, none (random), a published tag, or a file; one for all models, or one each.",
+    ),
+]
+LayerOpt = Annotated[
+    str | None,
+    _option(
+        "--layer",
+        panel=_FEATURES,
+        text="Stages whose outputs are taken: names, globs, last:2. Without it what the head sees.",
+    ),
+]
+PoolOpt = Annotated[
+    config.Pool | None,
+    _option(
+        "--pool",
+        panel=_FEATURES,
+        text="How stage outputs become vectors: mean (without it), class token, maximum, or not.",
+    ),
+]
+DtypeOpt = Annotated[
+    config.FeatureDtype, _option("--dtype", panel=_FEATURES, text="How features are stored.")
+]
+ViewsOpt = Annotated[
+    int,
+    _option(
+        "--views",
+        panel=_FEATURES,
+        text="Random views of every train image beside the plain one; see --augment.",
+    ),
+]
+ExtractBatchOpt = Annotated[
+    int | None,
+    _option(
+        "--batch-size",
+        "-b",
+        panel=_FEATURES,
+        text="Images per forward pass; without it 8 on the CPU, 64 on a GPU.",
+    ),
+]
+FoldOpt = Annotated[
+    bool,
+    _option(
+        "--fold/--no-fold",
+        panel=_FEATURES,
+        text="Fold BatchNorm into convolutions: faster, the last digits differ.",
+    ),
+]
+VerifyOpt = Annotated[
+    float,
+    _option("--verify", panel=_FEATURES, text="Share of rows to compute again and compare."),
+]
+ShardOpt = Annotated[
+    str | None,
+    _option("--shard", panel=_FEATURES, text="Part of a job array: 1/8, 2/8 up to 8/8."),
+]
+ProbeKindOpt = Annotated[
+    config.HeadKind,
+    _option("--head", panel=_PROBE, text="Logistic regression, least squares, or neighbours."),
+]
+NoHeadOpt = Annotated[bool, _option("--no-head", panel=_PROBE, text="Features only.")]
+PenaltiesOpt = Annotated[
+    str | None,
+    _option(
+        "--penalties",
+        panel=_PROBE,
+        text="Values to choose from on validation: 0.1,1,10 or LOW:HIGH:COUNT. scikit-learn's C "
+        "for linear, alpha for ridge, neighbours for knn.",
+    ),
+]
+ShotsOpt = Annotated[
+    str | None,
+    _option("--shots", panel=_PROBE, text="Few-shot curve: train images per class, 1,5,10."),
+]
+RepeatsOpt = Annotated[
+    int, _option("--repeats", panel=_PROBE, text="Draws for each number of --shots.")
+]
+ProbeMonitorOpt = Annotated[
+    config.Monitor,
+    _option(
+        "--monitor",
+        panel=_PROBE,
+        text="Validation metric that picks the penalty; ties go to the lower loss.",
+    ),
+]
+ThreadsOpt = Annotated[
+    int | None,
+    _option(
+        "--num-workers",
+        "-j",
+        panel=_MACHINE,
+        text="Threads that read and embed images; without it one per core.",
+    ),
+]
+FeaturesOutputOpt = Annotated[
+    str | None,
+    _option(
+        "--output",
+        "-o",
+        panel=_OUTPUT,
+        text="Folder of the features; without it one in the cache, found again by the same "
+        "command.",
+    ),
+]
+FeaturesOverwriteOpt = Annotated[
+    bool, _option("--overwrite", panel=_OUTPUT, text="Compute everything in --output anew.")
+]
+ProbeOutputOpt = Annotated[
+    str | None,
+    _option("--output", "-o", panel=_OUTPUT, text="Run folder; without it a new one in STORE."),
 ]
 EpochsOpt = Annotated[
     int, _option("--epochs", panel=_OPTIM, text="Passes over the training images.")

@@ -87,6 +87,20 @@ def table(title: str, *, columns: Sequence[str], rows: Sequence[Sequence[str]]) 
     line("")
 
 
+def results(by_split: Mapping[str, Mapping[str, Any]], *, chosen_by: str) -> None:
+    """Print the metrics of every split; `val` is the one that something was chosen by."""
+    for split, result in by_split.items():
+        chosen = f", chosen by {chosen_by}" if split == "val" else ""
+        table(
+            f"{split}: {result['num_images']} images{chosen}",
+            columns=["metric", "value ", "95 % interval "],
+            rows=[
+                [name, metric(name, value), interval(name, result["intervals"])]
+                for name, value in result["metrics"].items()
+            ],
+        )
+
+
 def percent(value: float) -> str:
     """Write a fraction for people: 0.9134 is 91.3 %."""
     return f"{100 * value:.1f} %"

@@ -11,9 +11,9 @@ from tlcli.cli import output
 from tlcli.results.records import EpochReport
 
 if TYPE_CHECKING:
-    from tlcli.data.loaders import ImageBatch
+    from tlcli.engine.tasks import Batch
 
-B = TypeVar("B", bound="ImageBatch")
+B = TypeVar("B", bound="Batch")
 
 
 class _ImagesPerSecond(ProgressColumn):
@@ -27,8 +27,9 @@ class _ImagesPerSecond(ProgressColumn):
 class TerminalTalk:
     """See `tlcli.recipes.talk.Talk`."""
 
-    def __init__(self, *, quiet: bool) -> None:
-        self._quiet = quiet
+    def __init__(self, *, quiet: bool, silent: bool = False) -> None:
+        self._quiet = quiet or silent
+        self._silent = silent  # one of several processes speaks for all
         self._has_header = False
 
     def note(self, message: str) -> None:
@@ -38,7 +39,8 @@ class TerminalTalk:
 
     def warn(self, message: str) -> None:
         """Say what the user should look at."""
-        output.warn(message)
+        if not self._silent:
+            output.warn(message)
 
     def track(self, batches: Iterable[B], *, label: str, num_images: int) -> Iterator[B]:
         """Pass batches on under a bar, which is there on a terminal only."""

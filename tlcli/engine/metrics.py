@@ -125,6 +125,29 @@ def fast_metrics(log_probs: LogProbs, targets: Integers) -> dict[str, float]:
     return {name: metrics[name] for name in _FAST_METRICS}
 
 
+def paired_difference(
+    first: npt.NDArray[np.bool_], second: npt.NDArray[np.bool_], *, seed: int, resamples: int = 1000
+) -> tuple[float, tuple[float, float]]:
+    """Return by how much the first of two classifiers is more often right, on the same N images.
+
+    Args:
+        first: Which images the first got right, shape (N,).
+        second: The same of the second.
+        seed: Of the resampling.
+        resamples: How many bootstrap resamples of images to draw.
+
+    Returns:
+        The difference of the accuracies and its 95 % percentile bootstrap interval.
+    """
+    gains = first.astype(np.int64) - second.astype(np.int64)
+    random = np.random.Generator(np.random.Philox(seed))
+    # how often the gains -1, 0 and 1 are drawn is all that a resample needs
+    shares = [float((gains == value).mean()) for value in (-1, 0, 1)]
+    drawn = random.multinomial(len(gains), shares, size=resamples)
+    differences = (drawn[:, 2] - drawn[:, 0]) / len(gains)
+    return float(gains.mean()), _percentile_interval(differences.tolist())
+
+
 def _score_images(log_probs: LogProbs, targets: Integers) -> _ImageScores:
     _check_shapes(log_probs, targets)
     num_images, num_classes = log_probs.shape

@@ -14,8 +14,9 @@ from tlcli.backbones import weight_files
 from tlcli.backbones.catalog import SOURCES, parse_backbone_name
 from tlcli.backbones.stages import Stage, find_stages
 from tlcli.data.preprocessing import Preprocessing
-from tlcli.errors import DataError
-from tlcli.models.head import HeadSpec, replace_heads
+from tlcli.errors import DataError, ModelError
+from tlcli.models.feature_classifier import FeatureClassifier
+from tlcli.models.head import HeadSpec, read_linear_head, replace_heads
 from tlcli.results.atomic import replacing, write_text
 from tlcli.results.json_text import to_json_text
 from tlcli.results.records import SCHEMA_VERSION
@@ -33,10 +34,19 @@ class ModelDescription:
     shape_tag: str | None
     """Published weights whose variant of the architecture was built."""
     head: HeadSpec
+    layers: tuple[str, ...] = ()
+    """Stages whose outputs the head works on; none means it is the network's own head."""
+    pool: str | None = None
+    """How those became vectors."""
     classes: tuple[str, ...]
     class_titles: Mapping[str, str] = field(default_factory=dict)
     preprocessing: Preprocessing
     feature_dim: int
+
+    @property
+    def has_own_head(self) -> bool:
+        """Say whether the head stands where the network's own stood, not on features beside it."""
+        return not self.layers and self.head.kind != "knn"
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values."""
@@ -47,7 +57,8 @@ class ModelDescription:
         """Rebuild from `to_json`."""
         fields = {key: value for key, value in values.items() if key != "schema_version"}
         head = fields["head"]
-        fields["head"] = HeadSpec(hidden=tuple(head["hidden"]), dropout=head["dropout"])
+        fields["head"] = HeadSpec(**{**head, "hidden": tuple(head["hidden"])})
+        fields["layers"] = tuple(fields.get("layers", ()))
         fields["classes"] = tuple(fields["classes"])
         fields["preprocessing"] = Preprocessing.from_json(fields["preprocessing"])
         return cls(**fields)
@@ -55,6 +66,9 @@ class ModelDescription:
 
 def build_network(description: ModelDescription) -> tuple[nn.Module, tuple[Stage, ...]]:
     """Build the described network with random weights; return it with its stages.
+
+    A `FeatureClassifier` where the head is not the network's own; the stages are those of the
+    network in it.
 
     Raises:
         ModelError: If the installed libraries do not have the architecture.
@@ -64,13 +78,25 @@ def build_network(description: ModelDescription) -> tuple[nn.Module, tuple[Stage
     network = source.build(name.architecture, tag=description.shape_tag, num_classes=None)
     heads = source.head_names(network)
     stages = find_stages(network, head_names=heads)
-    replace_heads(
+    if description.has_own_head:
+        replace_heads(
+            network,
+            head_names=heads,
+            num_classes=len(description.classes),
+            spec=description.head,
+        )
+        return network, stages
+    classifier = FeatureClassifier(
         network,
         head_names=heads,
-        num_classes=len(description.classes),
+        stages=stages,
+        input_size=description.preprocessing.input_size,
+        layers=description.layers,
+        pool=description.pool,
         spec=description.head,
+        num_classes=len(description.classes),
     )
-    return network, stages
+    return classifier, stages
 
 
 def save_weights(network: nn.Module, path: Path) -> None:
@@ -130,3 +156,24 @@ def load_network(folder: Path) -> tuple[nn.Module, ModelDescription]:
     path = folder / "model.safetensors"
     weight_files.load_state(network, read_weights(path), head_names=(), origin=str(path))
     return network, description
+
+
+def linear_head_of(folder: Path) -> tuple[Tensor, Tensor]:
+    """Return weight (K, D) and bias (K,) of the linear head of a run folder.
+
+    They are for `set_linear_head`; D is the width of the network's embedding.
+
+    Raises:
+        DataError: If a file is missing or damaged.
+        ModelError: If the head is not linear or does not work on the embedding.
+    """
+    description = read_description(folder / "model.json")
+    if description.layers or description.head.kind != "linear":
+        on = f"outputs of {', '.join(description.layers)}" if description.layers else "embeddings"
+        raise ModelError(
+            f"{folder} has a head of kind '{description.head.kind}' on {on}. Only a linear head on "
+            "the embedding can be taken over; make one with extract-features --head linear."
+        )
+    network, _ = load_network(folder)
+    name = parse_backbone_name(description.model)
+    return read_linear_head(network, head_names=SOURCES[name.source].head_names(network))

@@ -73,6 +73,29 @@ def holes(trained: Sequence[str], *, stages: Sequence[str]) -> tuple[str, ...]:
     return tuple(name for name in stages[min(opened) :] if name not in trained)
 
 
+def match_stages(
+    patterns: Sequence[str], *, stages: Sequence[str], choices: Sequence[str], option: str
+) -> set[str]:
+    """Return the stages that the patterns name.
+
+    Args:
+        patterns: Stage names, globs, `last:2` or `all`.
+        stages: All stage names from the input to the head.
+        choices: Those of them that may be named.
+        option: What the patterns were given to, for messages.
+
+    Raises:
+        ConfigError: If a pattern matches none of the choices.
+    """
+    chosen: set[str] = set()
+    for pattern in (part.strip() for part in patterns):
+        matched = _matches(pattern, stages=stages, option=option) & set(choices)
+        if not matched:
+            raise ConfigError(_no_such_stage(pattern, stages=choices, option=option))
+        chosen |= matched
+    return chosen
+
+
 def _joining(text: str, *, epochs: int) -> dict[int, list[str]]:
     """Return the patterns that join after so many epochs."""
     joining: dict[int, list[str]] = {}
@@ -113,13 +136,8 @@ def _gradual(text: str, *, stages: Sequence[str], epochs: int) -> dict[int, list
 
 def _select(patterns: Sequence[str], *, stages: Sequence[str], option: str) -> tuple[str, ...]:
     """Return the stages that the patterns name, and the head, in the order of the network."""
-    chosen = {HEAD}
-    for pattern in (part.strip() for part in patterns):
-        matched = _matches(pattern, stages=stages, option=option)
-        if not matched:
-            raise ConfigError(_no_such_stage(pattern, stages=stages, option=option))
-        chosen |= matched
-    return _in_order(chosen, stages)
+    matched = match_stages(patterns, stages=stages, choices=stages, option=option)
+    return _in_order({HEAD, *matched}, stages)
 
 
 def _matches(pattern: str, *, stages: Sequence[str], option: str) -> set[str]:

@@ -15,6 +15,7 @@ from tlcli.data.table import ImageTable
 from tlcli.engine.runtime import Runtime, choose_runtime, describe_environment
 from tlcli.errors import ConfigError, DataError, ModelError
 from tlcli.models.saved_model import load_network
+from tlcli.recipes.feature_folder import head_run_of
 from tlcli.recipes.image_data import (
     BatchReader,
     RunImages,
@@ -61,7 +62,9 @@ def run(config: EvaluateConfig, *, talk: Talk) -> Evaluation:
         TlcliError: For everything a user or the machine can get wrong; see `tlcli.errors`.
     """
     if config.run is not None:
-        return _evaluate_run(RunDirectory.open(Path(config.run).expanduser()), config, talk=talk)
+        return _evaluate_run(
+            RunDirectory.open(head_run_of(Path(config.run).expanduser())), config, talk=talk
+        )
     return _evaluate_pretrained(config, talk=talk)
 
 
@@ -148,21 +151,12 @@ def _pretrained(config: EvaluateConfig, *, talk: Talk) -> _Judged:
             f"What the outputs of {backbone.name} with weights '{weights}' mean is not known, so "
             "labels cannot be matched by name. Fine-tune it and evaluate the run."
         )
-    record = {
-        "model": {
-            "source": backbone.name.partition("/")[0],
-            "name": backbone.name,
-            "weights": backbone.weights.tag,
-            "weights_path": backbone.weights.path,
-            "sha256": backbone.weights.sha256,
-        }
-    }
     return _Judged(
         network=backbone.network,
         name=backbone.name,
         class_names=backbone.class_names,
         preprocessing=backbone.preprocessing,
-        record=record,
+        record={"model": backbone.record()},
     )
 
 

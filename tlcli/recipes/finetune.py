@@ -22,6 +22,7 @@ from tlcli.engine.loop import evaluate
 from tlcli.engine.runtime import describe_environment
 from tlcli.errors import ConfigError, FrozenMovedError
 from tlcli.models.saved_model import write_description
+from tlcli.recipes.feature_folder import find_features
 from tlcli.recipes.finetune_job import (
     Job,
     first_state,
@@ -54,6 +55,7 @@ RUNS = Path("runs")
 
 def dry_run(config: FinetuneConfig, *, talk: Talk) -> PlanReport:
     """Return what `run` would train, without weights, without a step, without writing anything."""
+    config = _with_absolute_paths(config)
     name = parse_backbone_name(config.model.model)
     choice = choose_weights(name, config.model.weights)
     if choice.tag and not find_weights(name, choice.tag):
@@ -83,7 +85,7 @@ def run(config: FinetuneConfig, *, talk: Talk) -> dict[str, Any]:
     Raises:
         TlcliError: For everything a user or the machine can get wrong; see `tlcli.errors`.
     """
-    config = replace(config, data=replace(config.data, data=absolute_spec(config.data.data)))
+    config = _with_absolute_paths(config)
     former = _run_to_resume(config, talk=talk)
     if former is not None and former.read_record()["status"] == "finished":
         talk.note(f"{former.path} is finished; there is nothing to go on with.")
@@ -98,6 +100,18 @@ def run(config: FinetuneConfig, *, talk: Talk) -> dict[str, Any]:
             _write_start(folder, job)
         _train_and_judge(folder, job, is_resumed=former is not None, talk=talk)
     return summary(folder)
+
+
+def _with_absolute_paths(config: FinetuneConfig) -> FinetuneConfig:
+    """Let the options mean the same from any folder, as `config.toml` has to."""
+    head = config.freezing.init_head
+    if head is not None:
+        head = str(find_features(head).resolve())
+    return replace(
+        config,
+        data=replace(config.data, data=absolute_spec(config.data.data)),
+        freezing=replace(config.freezing, init_head=head),
+    )
 
 
 def summary(folder: RunDirectory) -> dict[str, Any]:
@@ -148,16 +162,7 @@ def _write_start(folder: RunDirectory, job: Job) -> None:
         kind="classification",
         command="finetune",
         config=options,
-        model={
-            "source": job.backbone.name.partition("/")[0],
-            "name": job.backbone.name,
-            "weights": job.backbone.weights.tag,
-            "weights_path": job.backbone.weights.path,
-            "sha256": job.backbone.weights.sha256,
-            "remarks": list(job.backbone.weights.remarks),
-            "feature_dim": job.backbone.feature_dim,
-            "stages": [stage.label for stage in job.backbone.stages],
-        },
+        model=job.backbone.record(),
         classes=list(job.images.table.classes),
         preprocessing=job.backbone.preprocessing.to_json(),
         data=job.images.to_json(),
@@ -172,6 +177,8 @@ def _train_and_judge(folder: RunDirectory, job: Job, *, is_resumed: bool, talk: 
         training = _training(folder, job, signals=signals, talk=talk)
         history = training.go_on() if is_resumed else training.start()
         try:
+            if job.config.freezing.init_head:
+                training.judge_start(history)
             training.train(history, check_stop=signals.check)
             _record_proof(folder, training.finish(history))
             draw_training_curves(folder.path / "training_curves.png", rows=folder.read_metrics())

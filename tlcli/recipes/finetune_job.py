@@ -3,6 +3,7 @@
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from tlcli.backbones.catalog import parse_backbone_name
@@ -13,7 +14,7 @@ from tlcli.backbones.pretrained import (
 )
 from tlcli.backbones.protocol import Backbone
 from tlcli.backbones.stages import HEAD
-from tlcli.config import FinetuneConfig, options_of
+from tlcli.config import FinetuneConfig, ModelConfig, options_of
 from tlcli.engine.ema import averaged_copy
 from tlcli.engine.optim import build_optimizer, build_scheduler, learning_rate_factor
 from tlcli.engine.runtime import Runtime, choose_runtime
@@ -22,6 +23,7 @@ from tlcli.errors import DataError, MachineError
 from tlcli.models.head import parse_head, replace_heads
 from tlcli.models.saved_model import ModelDescription, read_description
 from tlcli.models.staged import StagedModel
+from tlcli.recipes.head_in_network import start_from_head
 from tlcli.recipes.image_data import (
     BatchReader,
     RunImages,
@@ -79,7 +81,7 @@ def prepare_job(config: FinetuneConfig, *, former: RunDirectory | None, talk: Ta
         seed=config.train.seed,
     )
     runtime.seed_step(0, 0)  # for random weights, and the layers of a new head
-    backbone = _backbone_of(former) if former else _backbone(config, talk=talk)
+    backbone = _backbone_of(former) if former else load_backbone(config.model, talk=talk)
     images = load_images(
         config.data,
         seed=config.train.seed,
@@ -90,6 +92,10 @@ def prepare_job(config: FinetuneConfig, *, former: RunDirectory | None, talk: Ta
     if former:
         check_unchanged(images, former.read_record(), runtime=runtime)
     model = with_new_head(backbone, config, num_classes=len(images.table.classes))
+    if config.freezing.init_head and former is None:
+        start = Path(config.freezing.init_head)
+        classes = images.table.classes
+        start_from_head(model.network, start, backbone=backbone, classes=classes)
     plan = plan_training(model, backbone=backbone, freezing=config.freezing, train=config.train)
     warn_of_holes(plan, model=model, talk=talk)
     runtime.place(model)
@@ -135,8 +141,8 @@ def check_unchanged(images: RunImages, record: Mapping[str, Any], *, runtime: Ru
         )
 
 
-def _backbone(config: FinetuneConfig, *, talk: Talk) -> Backbone:
-    model = config.model
+def load_backbone(model: ModelConfig, *, talk: Talk) -> Backbone:
+    """Build a network with its weights and tell where they came from."""
     backbone = create_backbone(model.model, weights=model.weights, offline=model.offline)
     origin = f" from {backbone.weights.path}" if backbone.weights.path else ""
     talk.note(f"Model: {backbone.name}, weights {backbone.weights.tag}{origin}.")

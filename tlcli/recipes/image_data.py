@@ -79,7 +79,12 @@ def absolute_spec(spec: str) -> str:
 
 
 def load_images(
-    config: DataConfig, *, seed: int, saved_split: Path | None = None, talk: Talk
+    config: DataConfig,
+    *,
+    seed: int,
+    saved_split: Path | None = None,
+    find_copies: bool = True,
+    talk: Talk,
 ) -> RunImages:
     """Load the table of `--data`, leave out bad images if asked to, and split it.
 
@@ -87,6 +92,7 @@ def load_images(
         config: The data options.
         seed: Of the split.
         saved_split: `splits.csv` of a run to go on with, instead of a new split.
+        find_copies: Look for images that are exact copies of others.
         talk: Is told of everything found.
     """
     table, skipped = _load(config.data, on_bad_image=config.on_bad_image, talk=talk)
@@ -97,8 +103,9 @@ def load_images(
             table, val_fraction=config.val_split, test_fraction=config.test_split, seed=seed
         )
     limited = limit_table(whole, limit=config.limit, seed=seed) if config.limit else whole
-    copies, crossing = _count_copies(limited)
-    _report(limited, copies=copies, crossing=crossing, talk=talk)
+    copies, crossing = _count_copies(limited) if find_copies else (0, 0)
+    _report(limited, talk=talk)
+    warn_of_copies(copies, crossing=crossing, talk=talk)
     return RunImages(
         table=limited, whole=whole, skipped=skipped, copies=copies, crossing_copies=crossing
     )
@@ -110,7 +117,7 @@ def load_unsplit(
     """Load a table with the splits it comes with, for evaluation only."""
     table, skipped = _load(spec, on_bad_image=on_bad_image, talk=talk)
     limited = sample_table(table, limit=limit, seed=seed) if limit else table
-    _report(limited, copies=0, crossing=0, talk=talk)
+    _report(limited, talk=talk)
     return RunImages(table=limited, whole=table, skipped=skipped)
 
 
@@ -159,11 +166,15 @@ def _count_copies(table: ImageTable) -> tuple[int, int]:
     return sum(len(group) - 1 for group in groups), crossing
 
 
-def _report(table: ImageTable, *, copies: int, crossing: int, talk: Talk) -> None:
+def _report(table: ImageTable, *, talk: Talk) -> None:
     sizes = ", ".join(f"{sum(n.values())} {split}" for split, n in table.counts().items())
     talk.note(f"Data: {table.spec}: {len(table.classes)} classes, {sizes} images.")
     for remark in table.remarks:
         talk.warn(remark)
+
+
+def warn_of_copies(copies: int, *, crossing: int, talk: Talk) -> None:
+    """Tell of images that equal others byte for byte."""
     if crossing:
         talk.warn(
             f"{copies} images are exact copies of others, and {crossing} of the copied pictures "

@@ -2,8 +2,10 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from torch import nn
 
 from tlcli.engine.classification import ClassificationTask, outputs_of
@@ -39,20 +41,51 @@ def judge(
     Raises:
         DataError: If the data has a class that the model does not know.
     """
-    table = reader.table
-    outputs = np.array(match_classes(table.classes, model_classes=class_names))
+    outputs = np.array(match_classes(reader.table.classes, model_classes=class_names))
     task = ClassificationTask(model, preprocessing=reader.preprocessing, runtime=reader.runtime)
     evaluator = task.evaluator()
     evaluate(model, reader.evaluation(split), evaluator=evaluator, check_stop=check_stop)
     log_probs, rows = evaluator.predictions()
-    targets = outputs[rows]
-    report = classification_report(
-        log_probs, targets, split=split, classes=class_names, seed=reader.runtime.seed
+    return write_judgement(
+        log_probs,
+        targets=outputs[rows],
+        class_names=class_names,
+        titles=titles,
+        paths=list(reader.table.part(split)["path"]),
+        split=split,
+        seed=reader.runtime.seed,
+        folder=folder,
     )
+
+
+def write_judgement(
+    log_probs: NDArray[np.floating[Any]],
+    *,
+    targets: NDArray[np.int64],
+    class_names: Sequence[str],
+    titles: Mapping[str, str],
+    paths: Sequence[str],
+    split: str,
+    seed: int,
+    folder: Path,
+) -> EvalReport:
+    """Measure predictions and write everything about them to `folder`.
+
+    Args:
+        log_probs: Log-probabilities of shape (N, C).
+        targets: Class indices of shape (N,).
+        class_names: The C classes.
+        titles: Readable names of classes, possibly of none.
+        paths: The N images.
+        split: Which part of the data they are.
+        seed: Of the bootstrap.
+        folder: Made if need be.
+    """
+    report = classification_report(log_probs, targets, split=split, classes=class_names, seed=seed)
     write_evaluation(
         folder,
         report=report,
-        paths=list(table.part(split)["path"]),
+        paths=paths,
         targets=targets,
         probs=np.exp(log_probs),
         classes=class_names,

@@ -3,10 +3,10 @@
 from collections.abc import Iterable, Iterator
 from typing import Protocol, TypeVar
 
-from tlcli.data.loaders import ImageBatch
+from tlcli.engine.tasks import Batch
 from tlcli.results.records import EpochReport
 
-B = TypeVar("B", bound=ImageBatch)
+B = TypeVar("B", bound=Batch)
 
 
 class Talk(Protocol):

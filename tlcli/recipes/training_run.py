@@ -36,14 +36,14 @@ class History:
     is_over: bool = False
     """Whether patience ended the training before its last epoch."""
 
-    def improves(self, report: EpochReport, *, monitor: Monitor) -> bool:
-        """Take a report in; say whether it is the best so far (ties go to the lower loss)."""
-        value, loss = report.metrics[monitor], report.metrics["loss"]
+    def improves(self, epoch: int, metrics: Mapping[str, float], *, monitor: Monitor) -> bool:
+        """Take an epoch in; say whether it is the best so far (ties go to the lower loss)."""
+        value, loss = metrics[monitor], metrics["loss"]
         if self.best_value is not None and self.best_loss is not None:
             sign = -1 if monitor in _SMALLER_IS_BETTER else 1
             if (sign * value, -loss) <= (sign * self.best_value, -self.best_loss):
                 return False
-        self.best_epoch, self.best_value, self.best_loss = report.epoch, value, loss
+        self.best_epoch, self.best_value, self.best_loss = epoch, value, loss
         return True
 
     def best_json(self, monitor: Monitor) -> dict[str, Any]:
@@ -85,6 +85,26 @@ class Training:
         )
         return History(**extra)
 
+    def judge_start(self, history: History) -> None:
+        """Let the model as it starts count as epoch 0: training has to beat it to be kept.
+
+        Does nothing if that has been done, or training is on its way.
+
+        Raises:
+            StopRequested: If validation is asked to stop.
+        """
+        if history.best_value is not None or self.state.epoch or self.state.step:
+            return
+        metrics = dict(self.validate())
+        history.improves(0, metrics, monitor=self.monitor)
+        save_weights(self.state.judged_network, self.run.weights_path)
+        self.run.update(initial=metrics)
+        self.talk.note(
+            f"Before the first step: val top-1 {100 * metrics['top1']:.1f} %, "
+            f"loss {metrics['loss']:.4g} (epoch 0)."
+        )
+        self._save(history)
+
     def train(self, history: History, *, check_stop: Callable[[], None]) -> None:
         """Run the epochs that are left.
 
@@ -125,7 +145,7 @@ class Training:
 
     def _take_in(self, report: EpochReport, history: History) -> None:
         """Log an epoch, keep its weights if they are the best, and save the state."""
-        is_best = history.improves(report, monitor=self.monitor)
+        is_best = history.improves(report.epoch, report.metrics, monitor=self.monitor)
         history.seconds_train += report.seconds_train
         history.seconds_eval += report.seconds_eval
         if is_best:

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -242,3 +243,79 @@ def _mark_phases(axes: Axes, rows: Sequence[Row]) -> None:
 def _save(figure: Figure, path: Path) -> None:
     with replacing(path) as temporary:
         figure.savefig(temporary, format="png", bbox_inches="tight", pad_inches=0.15)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CurvePoint:
+    """Mean of a metric over repeated draws of so many images per class."""
+
+    shots: int
+    mean: float
+    low: float
+    """Of the 95 % interval; NaN without repeats."""
+    high: float
+    n: int
+    """Repeats."""
+
+
+def draw_few_shot_curve(path: Path, *, points: Sequence[CurvePoint], split: str) -> None:
+    """Draw top-1 over images per class as PNG, with the 95 % interval over the draws.
+
+    Args:
+        path: The file to write.
+        points: By growing number of shots.
+        split: What top-1 was measured on.
+
+    Raises:
+        MachineError: If the disk refuses.
+    """
+    figure = Figure(figsize=(7, 4.5), dpi=_DPI, layout="constrained")
+    axes = figure.subplots()
+    shots = [point.shots for point in points]
+    axes.plot(shots, [point.mean for point in points], marker="o", label="mean")
+    axes.fill_between(
+        shots,
+        [point.low for point in points],
+        [point.high for point in points],
+        alpha=0.25,
+        label=f"95 % interval over {points[0].n} draws",
+    )
+    axes.set_xscale("log")
+    axes.set_xticks(shots, labels=[str(count) for count in shots])
+    axes.minorticks_off()
+    axes.set_xlabel("train images per class")
+    axes.set_ylabel(f"{split} top-1")
+    axes.grid(alpha=0.3)
+    axes.legend(loc="lower right")
+    _save(figure, path)
+
+
+def draw_penalty_path(
+    path: Path,
+    *,
+    penalties: Sequence[float],
+    top1: Sequence[float],
+    loss: Sequence[float],
+    name: str,
+) -> None:
+    """Draw validation top-1 and loss over the penalties as PNG.
+
+    Args:
+        path: The file to write.
+        penalties: By growing value.
+        top1: Of each.
+        loss: Of each.
+        name: What the penalty is called.
+
+    Raises:
+        MachineError: If the disk refuses.
+    """
+    figure = Figure(figsize=(7, 5), dpi=_DPI, layout="constrained")
+    upper, lower = figure.subplots(2, 1, sharex=True)
+    for axes, values, label in ((upper, top1, "val top-1"), (lower, loss, "val loss")):
+        axes.plot(penalties, values, marker="o")
+        axes.set_xscale("log")
+        axes.set_ylabel(label)
+        axes.grid(alpha=0.3)
+    lower.set_xlabel(name)
+    _save(figure, path)

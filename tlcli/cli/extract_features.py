@@ -1,0 +1,172 @@
+"""`tlcli extract-features`."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import typer
+
+from tlcli.cli import options as o
+from tlcli.cli import output as out
+from tlcli.cli.option_files import chosen_options, is_given
+from tlcli.cli.progress import TerminalTalk
+from tlcli.config import (
+    DataConfig,
+    ExtractConfig,
+    FeaturesConfig,
+    ModelConfig,
+    ProbeHeadConfig,
+    RuntimeConfig,
+)
+
+
+def extract_features(
+    ctx: typer.Context,
+    data: o.DataOpt = None,
+    val_split: o.ValSplitOpt = DataConfig.val_split,
+    test_split: o.TestSplitOpt = DataConfig.test_split,
+    limit: o.LimitOpt = DataConfig.limit,
+    on_bad_image: o.OnBadImageOpt = DataConfig.on_bad_image,
+    model: o.ModelsOpt = None,
+    weights: o.ModelsWeightsOpt = ModelConfig.weights,
+    offline: o.OfflineOpt = ModelConfig.offline,
+    layer: o.LayerOpt = FeaturesConfig.layer,
+    pool: o.PoolOpt = FeaturesConfig.pool,
+    dtype: o.DtypeOpt = FeaturesConfig.dtype,
+    views: o.ViewsOpt = FeaturesConfig.views,
+    augment: o.AugmentOpt = FeaturesConfig.augment,
+    batch_size: o.ExtractBatchOpt = FeaturesConfig.batch_size,
+    fold: o.FoldOpt = FeaturesConfig.fold,
+    verify: o.VerifyOpt = FeaturesConfig.verify,
+    shard: o.ShardOpt = FeaturesConfig.shard,
+    head: o.ProbeKindOpt = ProbeHeadConfig.head,
+    no_head: o.NoHeadOpt = ExtractConfig.no_head,
+    penalties: o.PenaltiesOpt = ProbeHeadConfig.penalties,
+    shots: o.ShotsOpt = ProbeHeadConfig.shots,
+    repeats: o.RepeatsOpt = ProbeHeadConfig.repeats,
+    monitor: o.ProbeMonitorOpt = ProbeHeadConfig.monitor,
+    seed: o.SeedOpt = ExtractConfig.seed,
+    device: o.DeviceOpt = RuntimeConfig.device,
+    num_workers: o.ThreadsOpt = RuntimeConfig.num_workers,
+    amp: o.AmpOpt = RuntimeConfig.amp,
+    amp_dtype: o.AmpDtypeOpt = RuntimeConfig.amp_dtype,
+    channels_last: o.ChannelsLastOpt = RuntimeConfig.channels_last,
+    output: o.FeaturesOutputOpt = ExtractConfig.output,
+    overwrite: o.FeaturesOverwriteOpt = ExtractConfig.overwrite,
+    config: o.ConfigOpt = None,
+    json: o.JsonOpt = False,
+    quiet: o.QuietOpt = False,
+    verbose: o.VerboseOpt = False,
+) -> None:
+    """Compute the features of frozen networks once, and solve a head on them.
+
+    Example: tlcli extract-features --data photos/ --model timm/resnet18
+    """
+    chosen = ExtractConfig.from_options(chosen_options(ctx))
+    if verbose:
+        out.let_libraries_speak()
+    from tlcli.engine.distributed import workers_of_torchrun  # torch is loaded only now
+    from tlcli.recipes import extract_features as recipe
+
+    talk = TerminalTalk(quiet=quiet, silent=not workers_of_torchrun().is_first)
+    for option, value in (("data", chosen.data.data), ("model", chosen.model.model)):
+        if not is_given(ctx, option):
+            talk.note(f"No --{option} given: using {value}.")
+    summary = recipe.run(chosen, talk=talk)
+    if summary is None:
+        return
+    if json:
+        out.document(summary)
+    elif "leaderboard" in summary:
+        _show_leaderboard(summary)
+    else:
+        for one in summary.get("runs", [summary]):
+            show_probe(one)
+
+
+def show_probe(summary: Mapping[str, Any]) -> None:
+    """Print what came of the features of one model."""
+    features, cache = summary["features"], summary["trunk_cache"]
+    if summary["best"] is not None:
+        best = dict(summary["best"])
+        name = next(iter(best))
+        out.results(summary["results"], chosen_by=f"{best['metric']} ({name} {best[name]:.3g})")
+    if summary.get("few_shot"):
+        _show_few_shot(summary["few_shot"])
+    dims = ", ".join(f"{name} {'x'.join(map(str, dim))}" for name, dim in features["dims"].items())
+    out.line(
+        f"Features: {features['rows']:,} rows ({dims}; {features['dtype']}), "
+        f"{cache['bytes'] / 1e6:.1f} MB; {cache['hits']:,} were there, "
+        f"{cache['misses']:,} computed. "
+        f"Time: {_times(summary['seconds'])}."
+    )
+    out.line(f"Store: {summary['store']}")
+    if summary["run"]:
+        out.line(f"Run folder: {summary['run']}")
+        out.line(f"Next: tlcli finetune --init-head {summary['run']}")
+    else:
+        out.line(f"Next: tlcli probe {summary['store']}")
+
+
+def _times(seconds: Mapping[str, float]) -> str:
+    parts = [f"{name} {value:.1f} s" for name, value in seconds.items() if name != "total"]
+    return ", ".join(parts)
+
+
+def _show_few_shot(curve: list[dict[str, Any]]) -> None:
+    out.table(
+        f"few-shot, {curve[0]['split']} top-1, {curve[0]['repeats']} draws",
+        columns=["images per class ", "top1 ", "95 % interval "],
+        rows=[
+            [
+                str(point["shots"]),
+                out.percent(point["top1"]),
+                out.interval("top1", {"top1": point["interval"]} if point["interval"] else {}),
+            ]
+            for point in curve
+        ],
+    )
+
+
+def _show_leaderboard(summary: Mapping[str, Any]) -> None:
+    rows = summary["leaderboard"]
+    out.table(
+        "Ranked by validation top-1, with 95 % intervals; behind: the first, on the same images",
+        columns=[
+            "model",
+            "val ",
+            "",
+            "behind ",
+            "test ",
+            "",
+            "seconds ",
+            "parameters ",
+            "features ",
+        ],
+        rows=[
+            [
+                row["model"],
+                *_with_interval(row, "val"),
+                _behind(row) if number else "-",
+                *_with_interval(row, "test"),
+                f"{row['seconds']:.1f}",
+                f"{row['parameters']:,}",
+                f"{row['feature_dim']:,}",
+            ]
+            for number, row in enumerate(rows)
+        ],
+    )
+    for row in rows:
+        out.line(f"Run folder: {row['run']}")
+
+
+def _with_interval(row: Mapping[str, Any], split: str) -> tuple[str, str]:
+    value = row[f"{split}/top1"]
+    if value is None:
+        return "-", ""
+    low, high = row[f"{split}/low"], row[f"{split}/high"]
+    return out.percent(value), f"{100 * low:.1f}..{100 * high:.1f}"
+
+
+def _behind(row: Mapping[str, Any]) -> str:
+    points = [100 * row[name] for name in ("behind", "behind/low", "behind/high")]
+    return f"{points[0]:.1f} ({points[1]:.1f}..{points[2]:.1f})"

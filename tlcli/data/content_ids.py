@@ -1,0 +1,79 @@
+"""What a file holds, as 32 bytes: the key by which computed things are found again."""
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from tlcli.errors import DataError
+
+Ids = npt.NDArray[np.uint8]
+"""Shape (N, 32): one SHA-256 per row."""
+
+_SIZE = 32
+_CHUNK = 256
+
+
+def content_ids(names: Sequence[str] | npt.NDArray[np.object_], *, root: Path, threads: int) -> Ids:
+    """Return the SHA-256 of the bytes of every file, shape (N, 32).
+
+    Every byte is read each time: neither name, size nor date tell whether a file is the same.
+
+    Args:
+        names: Files, relative to `root` or absolute.
+        root: A folder.
+        threads: How many files are read at once.
+
+    Raises:
+        DataError: a file cannot be read.
+    """
+    ids = np.empty((len(names), _SIZE), dtype=np.uint8)
+    with ThreadPoolExecutor(max_workers=threads) as executor:
+        for start in range(0, len(names), _CHUNK):  # map() alone would queue a million futures
+            paths = [root / name for name in names[start : start + _CHUNK]]
+            ids[start : start + _CHUNK] = _as_rows(executor.map(_digest_of, paths))
+    return ids
+
+
+def count_copies(ids: Ids, *, splits: Sequence[str]) -> tuple[int, int]:
+    """Count exact copies among N images.
+
+    Args:
+        ids: Of their contents.
+        splits: Which split each lies in.
+
+    Returns:
+        How many images equal an earlier one, and how many sets of equal ones cross splits.
+    """
+    _, group = np.unique(ids.view(f"V{_SIZE}").reshape(-1), return_inverse=True)
+    pairs = np.unique(np.stack([group, np.unique(splits, return_inverse=True)[1]]), axis=1)
+    crossing = int((np.bincount(pairs[0]) > 1).sum()) if len(ids) else 0
+    return len(ids) - len(np.unique(group)), crossing
+
+
+def view_ids(ids: Ids, *, level: str, seed: int, view: int) -> Ids:
+    """Return the ids of one random view of every image, shape (N, 32).
+
+    Args:
+        ids: Of the images' contents.
+        level: Strength of the augmentation.
+        seed: Of the random views.
+        view: Number of the view.
+    """
+    suffix = f"/{level}/{seed}/{view}".encode()
+    return _as_rows(hashlib.sha256(row.tobytes() + suffix).digest() for row in ids)
+
+
+def _as_rows(digests: Iterable[bytes]) -> Ids:
+    return np.frombuffer(b"".join(digests), dtype=np.uint8).reshape(-1, _SIZE)
+
+
+def _digest_of(path: Path) -> bytes:
+    try:
+        with path.open("rb") as stream:
+            return hashlib.file_digest(stream, "sha256").digest()
+    except OSError as error:
+        raise DataError(f"Cannot read {path}: {error.strerror or error}.") from error

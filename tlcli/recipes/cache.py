@@ -1,0 +1,149 @@
+"""`tlcli cache`: what can be made again, how much room it takes, and taking it away."""
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from tlcli.data.cache_folder import cache_folder
+from tlcli.data.feature_export import export_npy, export_parquet
+from tlcli.data.tensor_store import TensorStore
+from tlcli.errors import ConfigError, DataError
+from tlcli.recipes.feature_folder import cached_features_root, open_features
+from tlcli.results.atomic import machine_errors
+from tlcli.results.records import SCHEMA_VERSION
+
+ExportFormat = Literal["npy", "parquet"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class CacheEntry:
+    """One folder of the cache."""
+
+    name: str
+    kind: str
+    """`features` or `sample`."""
+    state: str
+    """`finished`, `unfinished` or `damaged`."""
+    model: str | None
+    data: str | None
+    rows: int
+    bytes: int
+    used: float
+    """When it was last written to, in seconds since 1970."""
+    path: str
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain values."""
+        return asdict(self)
+
+
+def list_cache() -> list[CacheEntry]:
+    """Return everything that `tlcli` keeps in its cache folder, last used first."""
+    entries = [_features_entry(path) for path in _folders(cached_features_root())]
+    others = [path for path in _folders(cache_folder()) if path != cached_features_root()]
+    entries += [_sample_entry(path) for path in others]
+    return sorted(entries, key=lambda entry: -entry.used)
+
+
+def show_store(text: str) -> dict[str, Any]:
+    """Return what is known of one folder of features: its key, its rows, its results."""
+    folder = open_features(text)
+    record = folder.record
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "path": str(folder.path),
+        "bytes": _size(folder.path),
+        "key": dict(folder.store.key),
+        "features": record["features"],
+        "data": record["data"],
+        "runs": [str(run.parent) for run in sorted(folder.path.glob("*/run.json"))],
+    }
+
+
+def clear_cache(names: Sequence[str], *, everything: bool) -> list[CacheEntry]:
+    """Delete entries of the cache and return what they were.
+
+    Args:
+        names: As in `list_cache`.
+        everything: Delete all instead.
+
+    Raises:
+        ConfigError: If neither or both are given.
+        DataError: If there is no such entry; nothing is deleted then.
+    """
+    if everything == bool(names):
+        raise ConfigError("Name entries of 'tlcli cache list', or give --all.")
+    entries = {entry.name: entry for entry in list_cache()}
+    unknown = [name for name in names if name not in entries]
+    if unknown:
+        known = ", ".join(entries) or "nothing"
+        raise DataError(f"The cache has no '{unknown[0]}'. It has: {known}.")
+    chosen = list(entries.values()) if everything else [entries[name] for name in set(names)]
+    for entry in chosen:
+        with machine_errors(Path(entry.path), action="delete"):
+            shutil.rmtree(entry.path)
+    return chosen
+
+
+def export_store(text: str, *, kind: ExportFormat, output: Path) -> Path:
+    """Write the features of a store for other tools and return where they are.
+
+    Raises:
+        ConfigError: If `output` exists.
+        DataError: If there are no finished features at `text`.
+    """
+    folder = open_features(text)
+    if output.exists():
+        raise ConfigError(f"'{output}' exists: choose another --output.")
+    export = {"npy": export_npy, "parquet": export_parquet}[kind]
+    export(folder.store, output)
+    return output
+
+
+def _folders(root: Path) -> list[Path]:
+    return sorted(path for path in root.iterdir() if path.is_dir()) if root.is_dir() else []
+
+
+def _features_entry(path: Path) -> CacheEntry:
+    state, model, data, rows = "finished", None, None, 0
+    try:
+        store = TensorStore.open(path)
+        model, rows = str(store.key["model"]), len(store)
+        data = open_features(str(path)).record["data"]["spec"]
+    except DataError:
+        state = "unfinished" if model or not (path / "run.json").exists() else "damaged"
+    return CacheEntry(
+        name=path.name,
+        kind="features",
+        state=state,
+        model=model,
+        data=data,
+        rows=rows,
+        bytes=_size(path),
+        used=_last_used(path),
+        path=str(path),
+    )
+
+
+def _sample_entry(path: Path) -> CacheEntry:
+    return CacheEntry(
+        name=path.name,
+        kind="sample",
+        state="finished",
+        model=None,
+        data=None,
+        rows=0,
+        bytes=_size(path),
+        used=_last_used(path),
+        path=str(path),
+    )
+
+
+def _size(path: Path) -> int:
+    return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+
+
+def _last_used(path: Path) -> float:
+    return max([path.stat().st_mtime, *(entry.stat().st_mtime for entry in path.iterdir())])

@@ -1,0 +1,270 @@
+"""`tlcli extract-features`: embeddings computed once, and a head solved on them."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from tlcli.backbones.catalog import parse_backbone_name
+from tlcli.backbones.pretrained import choose_weights
+from tlcli.config import ExtractConfig, ModelConfig, options_of
+from tlcli.data.content_ids import count_copies
+from tlcli.data.split_file import write_split
+from tlcli.data.tensor_store import TensorStore
+from tlcli.engine.distributed import Workers, together, workers_of_torchrun
+from tlcli.engine.extraction import PLAIN
+from tlcli.engine.interrupts import StopRequested, StopSignals
+from tlcli.engine.runtime import describe_environment
+from tlcli.errors import ConfigError, FrozenMovedError, InterruptedRunError
+from tlcli.models.frozen_proof import FrozenReport, check_frozen, digests_of
+from tlcli.models.saved_model import save_weights, write_description
+from tlcli.recipes.extraction_job import ExtractionJob, prepare_extraction
+from tlcli.recipes.feature_folder import BACKBONE, HEAD, open_features
+from tlcli.recipes.image_data import (
+    absolute_spec,
+    load_images,
+    require_parts,
+    warn_of_copies,
+    write_skipped,
+)
+from tlcli.recipes.leaderboard import leaderboard
+from tlcli.recipes.probing import check_probe, probe_features
+from tlcli.recipes.store_filling import (
+    EVERYTHING,
+    Share,
+    compute_shards,
+    plan_shards,
+    rest_of,
+    share_of,
+    verify_rows,
+)
+from tlcli.recipes.talk import Talk
+from tlcli.results.atomic import make_folder
+from tlcli.results.records import SCHEMA_VERSION
+from tlcli.results.run_dir import RunDirectory
+
+
+def run(config: ExtractConfig, *, talk: Talk) -> dict[str, Any] | None:
+    """Extract features with every model of `--model` and solve a head on each.
+
+    Returns:
+        What `extract-features --json` prints: the summary of the one model, or the leaderboard of
+        several; None in all but the first process of torchrun, and while shards are missing.
+
+    Raises:
+        TlcliError: For everything a user or the machine can get wrong; see `tlcli.errors`.
+    """
+    check_probe(config.probe)
+    config = replace(config, data=replace(config.data, data=absolute_spec(config.data.data)))
+    models = split_models(config.model)
+    workers = workers_of_torchrun()
+    shard = parse_shard(config.features.shard)
+    share = share_of(shard, workers=workers)
+    with together(workers):
+        images = load_images(config.data, seed=config.seed, find_copies=False, talk=talk)
+        if not config.no_head:
+            require_parts(images.table)
+        summaries = []
+        for model in models:
+            job = prepare_extraction(
+                config,
+                model,
+                images=images,
+                workers=workers,
+                folder=_folder(config, model, several=len(models) > 1),
+                talk=talk,
+            )
+            summary = _extract(job, share, workers=workers, in_array=shard is not None, talk=talk)
+            summaries += [summary] if summary else []
+    if len(summaries) < len(models):
+        return None
+    if len(models) == 1:
+        return summaries[0]
+    if config.no_head:
+        return {"schema_version": SCHEMA_VERSION, "runs": summaries}
+    folder = Path(config.output).expanduser() if config.output else None
+    return leaderboard(summaries, seed=config.seed, folder=folder)
+
+
+def split_models(model: ModelConfig) -> list[ModelConfig]:
+    """Return one entry per model of `--model A,B,C`, each with its own `--weights`.
+
+    Raises:
+        ConfigError: If the numbers of models and weights do not fit, or a model is named twice.
+        TlcliError: If a model or its weights do not exist, before anything is computed.
+    """
+    names, weights = model.model.split(","), model.weights.split(",")
+    if len(weights) not in (1, len(names)):
+        raise ConfigError(
+            f"--weights names {len(weights)} weights for {len(names)} models: give one for all, "
+            "or one for each in the same order."
+        )
+    if len(set(names)) < len(names):
+        raise ConfigError(f"--model {model.model} names a model twice.")
+    each = weights * len(names) if len(weights) == 1 else weights
+    models = [
+        replace(model, model=name.strip(), weights=tag.strip())
+        for name, tag in zip(names, each, strict=True)
+    ]
+    for one in models:
+        choose_weights(parse_backbone_name(one.model), one.weights)
+    return models
+
+
+def parse_shard(text: str | None) -> tuple[int, int] | None:
+    """Read `--shard i/n`, i counted from 1.
+
+    Raises:
+        ConfigError: If it is not of that form.
+    """
+    if text is None:
+        return None
+    number, slash, count = text.partition("/")
+    if not (slash and number.isdecimal() and count.isdecimal() and 1 <= int(number) <= int(count)):
+        raise ConfigError(f"--shard '{text}' is not understood: write 1/8, 2/8 up to 8/8.")
+    return int(number), int(count)
+
+
+def _folder(config: ExtractConfig, model: ModelConfig, *, several: bool) -> Path | None:
+    if config.output is None:
+        return None
+    path = Path(config.output).expanduser()
+    return path / model.model.rpartition("/")[2] if several else path
+
+
+def _extract(
+    job: ExtractionJob, share: Share, *, workers: Workers, in_array: bool, talk: Talk
+) -> dict[str, Any] | None:
+    """Fill the store of one model; the first process closes it and solves the head."""
+    started = time.perf_counter()
+    if job.config.overwrite and workers.is_first:
+        TensorStore.delete(job.path)
+    workers.wait()
+    store = TensorStore.open_or_create(job.path, key=job.key)
+    if workers.is_first:
+        store.adopt(plan_shards(job, store))
+        for remark in store.remarks:
+            talk.warn(remark)
+    workers.wait()
+    store = TensorStore.open(job.path)
+    plans = plan_shards(job, store)
+    lacking = sum(len(plan.positions) for plan in rest_of(plans, store, share=EVERYTHING))
+    rest = rest_of(plans, store, share=share)
+    rows = sum(len(plan.positions) for plan in rest)
+    talk.note(f"Store: {job.path}: {rows} of {len(job.ids)} rows to compute.")
+    _compute(job, store, rest, talk=talk)
+    workers.wait()
+    seconds = time.perf_counter() - started
+    if rows:
+        talk.note(f"Computed {rows} rows in {seconds:.1f} s ({rows / seconds:.1f} images/s).")
+    if not workers.is_first:
+        return None
+    missing = sum(not store.is_written(plan) for plan in plans)
+    if missing:
+        talk.note(f"{missing} of {len(plans)} shards are still to be written by other jobs.")
+        return None
+    store.seal(plans)
+    _close(job, store, computed=lacking, seconds=seconds, talk=talk)
+    if job.config.no_head or in_array:
+        return summary_of(job.path)
+    return probe_features(
+        open_features(str(job.path)),
+        job.config.probe,
+        seed=job.config.seed,
+        path=job.path / HEAD,
+        overwrite=True,
+        command="extract-features",
+        talk=talk,
+    )
+
+
+def _compute(job: ExtractionJob, store: TensorStore, rest: Sequence[Any], *, talk: Talk) -> None:
+    with StopSignals() as signals:
+        try:
+            compute_shards(job, store, rest, talk=talk, check_stop=signals.check)
+        except StopRequested as error:
+            raise InterruptedRunError(
+                f"Stopped; what was computed is kept in {job.path}. The same command goes on "
+                "from there.",
+                signal_number=signals.received or 0,
+            ) from error
+
+
+def _close(
+    job: ExtractionJob, store: TensorStore, *, computed: int, seconds: float, talk: Talk
+) -> None:
+    """Write everything beside the shards; `run.json` last, it says that all is there."""
+    frozen = _prove_frozen(job)
+    store.write_items(job.items, ids=job.ids)
+    table = job.images.table
+    write_split(job.images.whole, job.path / "splits.csv")
+    write_skipped(job.images, job.path)
+    make_folder(job.path / BACKBONE)
+    save_weights(job.backbone.network, job.path / BACKBONE / "model.safetensors")
+    write_description(job.description, job.path / BACKBONE / "model.json")
+    if job.config.features.verify:
+        verify_rows(job, store, share=job.config.features.verify, talk=talk)
+    plain = (job.items["view"] == PLAIN).to_numpy()
+    copies, crossing = count_copies(job.ids[plain], splits=table.items["split"].tolist())
+    warn_of_copies(copies, crossing=crossing, talk=talk)
+    images = replace(job.images, copies=copies, crossing_copies=crossing)
+    RunDirectory(path=job.path).write_record(
+        {
+            "status": "finished",
+            "kind": "features",
+            "command": "extract-features",
+            "config": options_of(job.config),
+            "model": job.backbone.record(),
+            "classes": list(table.classes),
+            "preprocessing": job.backbone.preprocessing.to_json(),
+            "data": images.to_json(),
+            "environment": describe_environment(job.runtime),
+            "seed": job.config.seed,
+            "features": {
+                "layers": list(job.dims) if job.config.features.layer else [],
+                "pool": job.config.features.pool,
+                "dims": {name: list(shape) for name, shape in job.dims.items()},
+                "dtype": job.config.features.dtype,
+                "rows": len(job.ids),
+                "threads": job.threads,
+                "batch_size": job.batch_size,
+            },
+            "frozen": frozen.to_json(),
+            "trunk_cache": {
+                "hits": len(job.ids) - computed,
+                "misses": computed,
+                "bytes": store.size(),
+            },
+            "seconds": {"extract": seconds, "total": seconds},
+        }
+    )
+
+
+def _prove_frozen(job: ExtractionJob) -> FrozenReport:
+    network = job.backbone.network
+    report = check_frozen(
+        job.digests,
+        after=digests_of(network.state_dict().items()),
+        parameters=[name for name, _ in network.named_parameters()],
+    )
+    if report.changed:
+        raise FrozenMovedError(
+            f"{len(report.changed)} tensors moved during extraction, the first is "
+            f"'{report.changed[0]}'. Please report this with the model's name."
+        )
+    return report
+
+
+def summary_of(path: Path) -> dict[str, Any]:
+    """Return what `--json` prints of features without a head."""
+    record = RunDirectory.open(path).read_record()
+    keys = ("status", "model", "features", "frozen", "trunk_cache", "seconds")
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "run": None,
+        "store": str(path),
+        "best": None,
+        "results": {},
+        **{key: record[key] for key in keys},
+    }

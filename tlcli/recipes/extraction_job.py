@@ -1,0 +1,245 @@
+"""An extraction before its first image: network, views, and the key of all it computes."""
+
+import hashlib
+import math
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import PIL
+import timm
+import torch
+import torchvision
+from numpy.typing import NDArray
+
+from tlcli.backbones.protocol import Backbone
+from tlcli.config import ExtractConfig, FeaturesConfig, ModelConfig, RuntimeConfig
+from tlcli.data.augment import train_transform
+from tlcli.data.content_ids import Ids, content_ids, view_ids
+from tlcli.data.tensor_store import digest_of_key
+from tlcli.engine.distributed import Workers
+from tlcli.engine.extraction import PLAIN, ImageEmbedder, ViewRequest
+from tlcli.engine.runtime import Runtime, choose_runtime
+from tlcli.errors import ConfigError
+from tlcli.models.features import FeatureExtractor
+from tlcli.models.folding import fold_batch_norms
+from tlcli.models.frozen_proof import digests_of
+from tlcli.models.head import HeadSpec, replace_heads
+from tlcli.models.saved_model import ModelDescription
+from tlcli.recipes.feature_folder import default_features_path
+from tlcli.recipes.finetune_job import load_backbone
+from tlcli.recipes.image_data import RunImages
+from tlcli.recipes.talk import Talk
+
+_FORMAT = 1
+"""Of how features are computed; raised when the same options come to mean other numbers."""
+_CPU_BATCH = 8
+"""What fits the caches of one core was fastest or close to it (benchmarks/extraction.py)."""
+_GPU_BATCH = 64
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExtractionJob:
+    """One model on one data set."""
+
+    config: ExtractConfig
+    model: ModelConfig
+    backbone: Backbone
+    images: RunImages
+    runtime: Runtime
+    digests: Mapping[str, str]
+    """Of every tensor of the network before anything was computed."""
+    dims: Mapping[str, tuple[int, ...]]
+    """Shape per image of every tensor that is stored."""
+    key: Mapping[str, Any]
+    path: Path
+    embedder: ImageEmbedder
+    items: pd.DataFrame
+    """A row per view: path, label, split, group, view."""
+    ids: Ids
+    """Of the rows of `items`."""
+    batch_size: int
+    threads: int
+
+    @property
+    def description(self) -> ModelDescription:
+        """The network under a linear head of zeros."""
+        table = self.images.table
+        return ModelDescription(
+            model=self.backbone.name,
+            weights=self.backbone.weights.tag,
+            weights_sha256=self.backbone.weights.sha256,
+            shape_tag=self.backbone.shape_tag,
+            head=HeadSpec(),
+            classes=table.classes,
+            class_titles=dict(table.class_titles),
+            preprocessing=self.backbone.preprocessing,
+            feature_dim=sum(math.prod(shape) for shape in self.dims.values()),
+        )
+
+    def request(self, row: int) -> ViewRequest:
+        """Return what a row of `items` asks for."""
+        path, view = str(self.items["path"].iat[row]), self.items["view"].to_numpy()[row]
+        return ViewRequest(self.images.table.root / path, int(view))
+
+
+def prepare_extraction(
+    config: ExtractConfig,
+    model: ModelConfig,
+    *,
+    images: RunImages,
+    workers: Workers,
+    folder: Path | None,
+    talk: Talk,
+) -> ExtractionJob:
+    """Build the network and decide what is computed.
+
+    Args:
+        config: The options.
+        model: The one model that is meant.
+        images: Loaded and split.
+        workers: Share the reading of the files.
+        folder: Where the features go; None is the place in the cache.
+        talk: Is told of the model.
+    """
+    runtime = runtime_of(config.runtime, seed=config.seed)
+    runtime.seed_step(0, 0)  # for random weights
+    backbone = load_backbone(model, talk=talk)
+    network = backbone.network.eval().requires_grad_(False)
+    digests = digests_of(
+        (name, tensor)
+        for name, tensor in network.state_dict().items()
+        if not any(name.startswith(f"{head}.") for head in backbone.head_names)
+    )
+    replace_heads(
+        network,
+        head_names=backbone.head_names,
+        num_classes=len(images.table.classes),
+        spec=HeadSpec(),
+    )
+    extractor = _extractor(config.features, backbone, runtime=runtime, talk=talk)
+    dims = extractor.shapes
+    key = _key(config.features, backbone, runtime=runtime, digests=digests, names=tuple(dims))
+    threads = workers.share(config.runtime.num_workers or os.cpu_count() or 1)
+    items, ids = _views(config, images, workers=workers, threads=threads)
+    preprocessing = backbone.preprocessing
+    return ExtractionJob(
+        config=config,
+        model=model,
+        backbone=backbone,
+        images=images,
+        runtime=runtime,
+        digests=digests,
+        dims=dims,
+        key=key,
+        path=folder or _default_path(backbone, config.data.data, key=key),
+        embedder=ImageEmbedder(
+            extractor=extractor,
+            preprocessing=preprocessing,
+            augmentation=train_transform(preprocessing, level=config.features.augment),
+            seed=config.seed,
+            runtime=runtime,
+        ),
+        items=items,
+        ids=ids,
+        batch_size=config.features.batch_size
+        or (_CPU_BATCH if runtime.device.type == "cpu" else _GPU_BATCH),
+        threads=threads,
+    )
+
+
+def runtime_of(config: RuntimeConfig, *, seed: int) -> Runtime:
+    """Return the device and precision that the options mean."""
+    return choose_runtime(
+        config.device,
+        amp=config.amp,
+        amp_dtype=config.amp_dtype,
+        channels_last=config.channels_last,
+        seed=seed,
+    )
+
+
+def _extractor(
+    features: FeaturesConfig, backbone: Backbone, *, runtime: Runtime, talk: Talk
+) -> FeatureExtractor:
+    height, width = backbone.preprocessing.input_size
+    network = backbone.network
+    if _is_folded(features, runtime):
+        example = torch.zeros(1, len(backbone.preprocessing.mean), height, width)
+        folded = fold_batch_norms(network, example=example)
+        network = folded.network
+        if folded.folded:
+            talk.note(f"Folded {folded.folded} BatchNorms into their convolutions.")
+    runtime.place(network)
+    return FeatureExtractor(
+        network,
+        head_names=backbone.head_names,
+        stages=backbone.stages,
+        input_size=(height, width),
+        layers=tuple(features.layer.split(",")) if features.layer else (),
+        pool=features.pool,
+    )
+
+
+def _is_folded(features: FeaturesConfig, runtime: Runtime) -> bool:
+    return features.fold and runtime.amp_dtype is None
+
+
+def _key(
+    features: FeaturesConfig,
+    backbone: Backbone,
+    *,
+    runtime: Runtime,
+    digests: Mapping[str, str],
+    names: tuple[str, ...],
+) -> dict[str, Any]:
+    """Return all that decides what a row holds, but for the image itself."""
+    source = backbone.name.partition("/")[0]
+    library = {"timm": timm, "torchvision": torchvision}[source]
+    weights = hashlib.sha256("\n".join(digests.values()).encode()).hexdigest()
+    return {
+        "format": _FORMAT,
+        "model": backbone.name,
+        "weights": weights,
+        "library": f"{source} {library.__version__}",
+        "layers": list(names),
+        "pool": features.pool,
+        "preprocessing": backbone.preprocessing.to_json(),
+        "decoder": f"Pillow {PIL.__version__}",
+        "dtype": features.dtype,
+        "arithmetic": str(runtime.amp_dtype or torch.float32).removeprefix("torch."),
+        "batch_norms": "folded" if _is_folded(features, runtime) else "apart",
+    }
+
+
+def _default_path(backbone: Backbone, data: str, *, key: Mapping[str, Any]) -> Path:
+    name = backbone.name.partition("/")[2]
+    return default_features_path(name, data=data, key_digest=digest_of_key(key))
+
+
+def _views(
+    config: ExtractConfig, images: RunImages, *, workers: Workers, threads: int
+) -> tuple[pd.DataFrame, Ids]:
+    """Return a row for every view, in the order of the table, and their ids."""
+    table = images.table
+    names: NDArray[np.object_] = table.items["path"].to_numpy(dtype=object)
+    own = content_ids(names[workers.rank :: workers.count], root=table.root, threads=threads)
+    plain = workers.gather_rows(own, total=len(names))
+    items = table.items.assign(view=PLAIN)
+    if not config.features.views:
+        return items, plain
+    is_train = (table.items["split"] == "train").to_numpy()
+    if not is_train.any():
+        raise ConfigError("--views are views of train images, and there are none.")
+    parts, ids = [items], [plain]
+    for view in range(config.features.views):
+        parts.append(items[is_train].assign(view=view))
+        level = config.features.augment
+        ids.append(view_ids(plain[is_train], level=level, seed=config.seed, view=view))
+    every = pd.concat(parts, ignore_index=True)
+    order = every.sort_values(["split", "label", "path", "view"], kind="stable").index.to_numpy()
+    return every.iloc[order].reset_index(drop=True), np.concatenate(ids)[order]
