@@ -6,7 +6,7 @@ Three arms take turns in one process, on the same images:
 
 - `bare`: the same folded network on tensors that lie in memory, same threads, same batches;
 - `tlcli`: from the files to the shards on disk;
-- `plain`: timm's or torchvision's model with ImageFolder and a DataLoader, batches of 32, for each of
+- `plain`: the library's model with ImageFolder and a DataLoader, batches of 32, for each of
   0, 1 and 2 worker processes (`--plain`).
 
 Printed are images/s (minimum, median, maximum), the ratios of the medians, and the smallest cosine

@@ -6,7 +6,21 @@ from typer.testing import CliRunner
 
 from tlcli.cli.app import app
 
-COMMANDS = ([], ["finetune"], ["evaluate"], ["models"], ["models", "list"], ["models", "show"])
+COMMANDS = (
+    [],
+    ["extract-features"],
+    ["probe"],
+    ["finetune"],
+    ["evaluate"],
+    ["models"],
+    ["models", "list"],
+    ["models", "show"],
+    ["cache"],
+    ["cache", "list"],
+    ["cache", "show"],
+    ["cache", "clear"],
+    ["cache", "export"],
+)
 WIDTH = "100"
 
 

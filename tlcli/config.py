@@ -263,6 +263,8 @@ class FeaturesConfig:
             )
         if self.views and self.augment == "none":
             raise ConfigError("--views needs --augment flip, light or medium: all views are equal.")
+        if not self.views and self.augment != FeaturesConfig.augment:
+            raise ConfigError(f"--augment {self.augment} has no effect without --views.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -277,6 +279,8 @@ class ProbeHeadConfig:
 
     def __post_init__(self) -> None:
         _require(self.repeats >= 1, "--repeats", self.repeats, "1 or more")
+        if self.shots is None and self.repeats != ProbeHeadConfig.repeats:
+            raise ConfigError(f"--repeats {self.repeats} has no effect without --shots.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -297,6 +301,10 @@ class ExtractConfig:
         _require(self.seed >= 0, "--seed", self.seed, "0 or more")
         if self.features.pool == "none" and not self.no_head:
             raise ConfigError("--pool none keeps whole maps, a head needs vectors: add --no-head.")
+        if self.no_head and self.probe != ProbeHeadConfig():
+            raise ConfigError(
+                "--head, --penalties, --shots and --monitor have no effect with --no-head."
+            )
 
     @classmethod
     def from_options(cls, values: Mapping[str, Any]) -> "ExtractConfig":

@@ -8,12 +8,16 @@ from tlcli.errors import MachineError
 from tlcli.results.atomic import replacing
 
 
+def names_in(folder: Path) -> list[str]:
+    return [path.name for path in folder.iterdir()]
+
+
 def test_write_durably__replaces_and_leaves_nothing_else(tmp_path: Path) -> None:
     path = tmp_path / "a.bin"
-    write_durably(path, b"old")
-    write_durably(path, b"new")
+    write_durably(path, lambda p: p.write_bytes(b"old"))
+    write_durably(path, lambda p: p.write_bytes(b"new"))
     assert path.read_bytes() == b"new"
-    assert os.listdir(tmp_path) == ["a.bin"]
+    assert names_in(tmp_path) == ["a.bin"]
 
 
 def test_write_durably__swept_by_another_process(
@@ -25,19 +29,19 @@ def test_write_durably__swept_by_another_process(
         calls.append(descriptor)
         if len(calls) == 1:
             sweep(tmp_path)
-            assert os.listdir(tmp_path) == []
+            assert names_in(tmp_path) == []
         fsync(descriptor)
 
     monkeypatch.setattr(os, "fsync", sweep_then_sync)
-    write_durably(tmp_path / "a.bin", b"new")
+    write_durably(tmp_path / "a.bin", lambda p: p.write_bytes(b"new"))
     assert len(calls) == 3, "the file, the file once more, the folder"
     assert (tmp_path / "a.bin").read_bytes() == b"new"
-    assert os.listdir(tmp_path) == ["a.bin"]
+    assert names_in(tmp_path) == ["a.bin"]
 
 
 def test_write_durably__no_folder(tmp_path: Path) -> None:
     with pytest.raises(MachineError, match=r"Cannot write '.*/none/a\.bin': No such file"):
-        write_durably(tmp_path / "none" / "a.bin", b"")
+        write_durably(tmp_path / "none" / "a.bin", lambda p: p.write_bytes(b""))
 
 
 def test_sync_folder__missing(tmp_path: Path) -> None:
@@ -55,8 +59,8 @@ def test_sweep__takes_what_replacing_leaves_and_nothing_else(tmp_path: Path) -> 
         with_suffix.touch()
         with replacing(tmp_path / "b") as without_suffix:
             without_suffix.touch()
-            assert len(os.listdir(tmp_path)) == len(keep) + 2
+            assert len(names_in(tmp_path)) == len(keep) + 2
             sweep(tmp_path)
-            assert sorted(os.listdir(tmp_path)) == sorted(keep)
+            assert sorted(names_in(tmp_path)) == sorted(keep)
             without_suffix.touch()
         with_suffix.touch()

@@ -30,7 +30,8 @@ def test_locate__as_a_search_through_all_rows(
     for number, shard in enumerate(shards):
         for row, text in enumerate(shard):
             places.setdefault(text.ljust(32, b"\0"), [number, row])
-    located = RowIndex([rows_of(shard) for shard in shards]).locate(rows_of(texts))
+    index = RowIndex(map(rows_of, shards), total=sum(map(len, shards)))
+    located = index.locate(rows_of(texts))
     expected = [places.get(text.ljust(32, b"\0"), [NOWHERE, NOWHERE]) for text in texts]
     assert located.tolist() == expected
     assert located.dtype == np.int32

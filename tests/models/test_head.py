@@ -10,8 +10,14 @@ from torch import nn
 from torchvision import models as zoo
 
 from tlcli.backbones.stages import find_stages
-from tlcli.errors import ConfigError
-from tlcli.models.head import HeadSpec, parse_head, replace_heads
+from tlcli.errors import ConfigError, ModelError
+from tlcli.models.head import (
+    HeadSpec,
+    parse_head,
+    read_linear_head,
+    replace_heads,
+    set_linear_head,
+)
 
 
 @pytest.mark.parametrize(
@@ -72,6 +78,18 @@ def test_parse_head__any_text_is_understood_or_refused(text: str) -> None:
     assert 0 <= spec.dropout < 1
     assert all(width >= 1 for width in spec.hidden)
     assert (text == "linear") == (spec == HeadSpec())
+
+
+@pytest.mark.parametrize(
+    ("spec", "kind"),
+    [
+        (HeadSpec(), "linear"),
+        (HeadSpec(hidden=(5,)), "mlp"),
+        (HeadSpec(neighbours=20, bank=3068), "knn"),
+    ],
+)
+def test_kind(spec: HeadSpec, kind: str) -> None:
+    assert spec.kind == kind
 
 
 LINEAR = HeadSpec()
@@ -160,10 +178,95 @@ def test_replace_heads__convolution_of_squeezenet(spec: HeadSpec) -> None:
     logits = network(torch.randn(8, 3, 64, 64))
     assert logits.shape == (8, 4)
     assert network.num_classes == 4
+    assert equal_probabilities(logits)
+    assert not convolutions[-1].weight.any()
     assert not convolutions[-1].bias.any()
-    # It closes with a ReLU: a layer of zeros would get no gradient, now or ever.
     nn.functional.cross_entropy(logits, torch.arange(8) % 4).backward()
     assert convolutions[-1].weight.grad.abs().sum() > 0
+
+
+def test_replace_heads__relu_right_behind_a_convolution_goes() -> None:
+    network = zoo.squeezenet1_1().eval()
+    assert isinstance(network.classifier[2], nn.ReLU)
+    replace_heads(network, head_names=["classifier.1"], num_classes=4, spec=LINEAR)
+    assert [type(layer) for layer in network.classifier] == [
+        *(nn.Dropout, nn.Conv2d, nn.Identity, nn.AdaptiveAvgPool2d)
+    ]
+    assert sum(isinstance(module, nn.ReLU) for module in network.features.modules()) > 0
+    nn.init.constant_(network.classifier[1].bias, -3.0)
+    assert network(torch.randn(2, 3, 64, 64)).tolist() == [[-3.0] * 4] * 2
+
+
+def test_replace_heads__other_layers_behind_a_head_stay() -> None:
+    linear = nn.Sequential(nn.Flatten(), nn.Linear(4, 4), nn.ReLU())
+    convolution = nn.Sequential(nn.Conv2d(3, 4, 1), nn.AdaptiveAvgPool2d(1), nn.ReLU())
+    last = nn.Sequential(nn.ReLU(), nn.Conv2d(3, 4, 1))
+    for network, name in ((linear, "1"), (convolution, "0"), (last, "1")):
+        before = [type(layer) for layer in network]
+        replace_heads(network, head_names=[name], num_classes=2, spec=LINEAR)
+        assert [type(layer) for layer in network] == before
+
+
+def head_of(dim: int, num_classes: int = 3) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    weight = torch.randn(num_classes, dim, generator=generator)
+    return weight, torch.randn(num_classes, generator=generator)
+
+
+@pytest.mark.parametrize(
+    ("network", "heads", "dim"),
+    [
+        (zoo.resnet18(), ["fc"], 512),
+        (zoo.squeezenet1_1(), ["classifier.1"], 512),
+        (
+            timm.create_model("deit_tiny_distilled_patch16_224", depth=1),
+            ["head", "head_dist"],
+            384,
+        ),
+        (timm.create_model("crossvit_tiny_240"), ["head.0", "head.1"], 96 + 192),
+    ],
+    ids=["linear", "convolution", "distilled", "two widths"],
+)
+def test_set_linear_head__is_read_back(network: nn.Module, heads: list[str], dim: int) -> None:
+    weight, bias = head_of(dim)
+    set_linear_head(network, head_names=heads, weight=weight, bias=bias)
+    found = read_linear_head(network, head_names=heads)
+    torch.testing.assert_close(found, (weight, bias))
+    assert not any(tensor.requires_grad for tensor in found)
+    assert all(p.requires_grad for head in heads_of(network, heads) for p in head.parameters())
+
+
+def test_set_linear_head__averaged_heads_by_hand() -> None:
+    network = timm.create_model("deit_tiny_distilled_patch16_224", depth=1)
+    weight, bias = head_of(384)
+    heads = ["head", "head_dist"]
+    set_linear_head(network, head_names=heads, weight=weight, bias=bias)
+    assert torch.equal(network.head.weight, 2 * weight[:, :192])
+    assert torch.equal(network.head_dist.weight, 2 * weight[:, 192:])
+    assert torch.equal(network.head.bias, bias)
+    assert torch.equal(network.head_dist.bias, bias)
+
+
+def test_set_linear_head__auxiliary_heads_become_zero() -> None:
+    network = nn.ModuleDict({"head": nn.Linear(4, 9), "aux_head": nn.Linear(4, 9)})
+    weight, bias = head_of(4)
+    heads = ["head", "aux_head"]
+    set_linear_head(network, head_names=heads, weight=weight, bias=bias)
+    assert torch.equal(network["head"].weight, weight)
+    assert not any(p.any() for p in network["aux_head"].parameters())
+    torch.testing.assert_close(read_linear_head(network, head_names=heads), (weight, bias))
+
+
+@pytest.mark.parametrize("dim", [191, 193, 383, 768])
+def test_set_linear_head__features_of_another_width(dim: int) -> None:
+    network = timm.create_model("deit_tiny_distilled_patch16_224", depth=1)
+    weight, bias = head_of(dim)
+    with pytest.raises(ModelError) as caught:
+        set_linear_head(network, head_names=["head", "head_dist"], weight=weight, bias=bias)
+    assert str(caught.value) == (
+        f"A head on {dim} features does not fit this network, whose heads take 192 + 192. "
+        "Use features of its embedding."
+    )
 
 
 def test_replace_heads__both_heads_of_a_distilled_model() -> None:

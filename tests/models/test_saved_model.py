@@ -10,12 +10,15 @@ from torch import nn
 from torchvision import models as zoo
 
 from tlcli.backbones.pretrained import create_backbone
+from tlcli.backbones.protocol import head_width
 from tlcli.data.preprocessing import Preprocessing
 from tlcli.errors import DataError, MachineError, ModelError, WeightsError
-from tlcli.models.head import HeadSpec, replace_heads
+from tlcli.models.feature_classifier import FeatureClassifier
+from tlcli.models.head import HeadSpec, replace_heads, set_linear_head
 from tlcli.models.saved_model import (
     ModelDescription,
     build_network,
+    linear_head_of,
     load_network,
     read_description,
     read_weights,
@@ -172,13 +175,26 @@ def test_write_description__keeps_the_order_of_the_classes(run: Path) -> None:
     assert read_description(run / "model.json").classes == CLASSES
 
 
-def test_description__round_trip_of_every_field() -> None:
+@pytest.mark.parametrize(
+    ("head", "layers", "pool"),
+    [
+        (HeadSpec(hidden=(512, 256), dropout=0.3), (), None),
+        (HeadSpec(), ("layer3", "layer4"), "max"),
+        (HeadSpec(neighbours=20, bank=3068), (), None),
+    ],
+    ids=["mlp", "layers", "knn"],
+)
+def test_description__round_trip_of_every_field(
+    head: HeadSpec, layers: tuple[str, ...], pool: str | None
+) -> None:
     description = ModelDescription(
         model="timm/resnet18",
         weights="a1_in1k",
         weights_sha256="0" * 64,
         shape_tag="a1_in1k",
-        head=HeadSpec(hidden=(512, 256), dropout=0.3),
+        head=head,
+        layers=layers,
+        pool=pool,
         classes=CLASSES,
         class_titles={"ant": "Ameise"},
         preprocessing=Preprocessing(
@@ -193,6 +209,137 @@ def test_description__round_trip_of_every_field() -> None:
     )
     text = json.dumps(description.to_json())
     assert ModelDescription.from_json(json.loads(text)) == description
+
+
+def test_description__written_before_there_were_layers_and_banks(run: Path) -> None:
+    path = run / "model.json"
+    values = json.loads(path.read_text("utf-8"))
+    expected = read_description(path)
+    del values["layers"], values["pool"], values["head"]["neighbours"], values["head"]["bank"]
+    path.write_text(json.dumps(values), "utf-8")
+    assert read_description(path) == expected
+    assert load_network(run)[1] == expected
+
+
+def on_features(
+    name: str, *, head: HeadSpec, layers: tuple[str, ...], pool: str | None
+) -> tuple[FeatureClassifier, ModelDescription]:
+    """A classifier on features with a random network and a random head, and its description."""
+    torch.manual_seed(0)
+    backbone = create_backbone(name, weights="none")
+    classifier = FeatureClassifier(
+        backbone.network,
+        head_names=backbone.head_names,
+        stages=backbone.stages,
+        input_size=backbone.preprocessing.input_size,
+        layers=layers,
+        pool=pool,
+        spec=head,
+        num_classes=len(CLASSES),
+    ).eval()
+    with torch.no_grad():
+        for key, tensor in classifier.state_dict().items():
+            if key == "head.targets":
+                tensor.copy_(torch.arange(len(tensor)) % len(CLASSES))
+            elif tensor.is_floating_point():
+                tensor.add_(torch.rand_like(tensor) - (0.5 if "head" in key else 0), alpha=0.1)
+    return classifier, ModelDescription(
+        model=backbone.name,
+        weights="none",
+        weights_sha256=None,
+        shape_tag=backbone.shape_tag,
+        head=head,
+        layers=classifier.extractor.names if layers else (),
+        pool=pool,
+        classes=CLASSES,
+        preprocessing=backbone.preprocessing,
+        feature_dim=classifier.extractor.feature_dim,
+    )
+
+
+@pytest.mark.parametrize("name", ["timm/test_resnet", "timm/test_vit", "torchvision/squeezenet1_1"])
+@pytest.mark.parametrize(
+    ("head", "layers", "pool"),
+    [
+        (HeadSpec(), ("last:1",), None),
+        (HeadSpec(), ("last:2",), "max"),
+        (HeadSpec(), ("last:1",), "none"),
+        (HeadSpec(neighbours=5, bank=40), (), None),
+        (HeadSpec(neighbours=5, bank=40), ("last:2",), "avg"),
+    ],
+    ids=["layer", "two layers, max", "whole map", "knn", "knn on two layers"],
+)
+def test_load_network__on_features(
+    name: str, head: HeadSpec, layers: tuple[str, ...], pool: str | None, tmp_path: Path
+) -> None:
+    classifier, description = on_features(name, head=head, layers=layers, pool=pool)
+    save(tmp_path, classifier, description)
+    torch.manual_seed(1)
+    loaded, found = load_network(tmp_path)
+    assert found == description
+    height, width = description.preprocessing.input_size
+    images = torch.randn(2, 3, height, width)
+    with torch.no_grad():
+        logits = classifier(images)
+        assert torch.equal(loaded.eval()(images), logits)
+    assert logits.shape == (2, len(CLASSES))
+    assert logits.std() > 0
+
+
+def test_save_weights__keys_on_features(tmp_path: Path) -> None:
+    classifier, description = on_features(
+        "timm/test_resnet", head=HeadSpec(), layers=("layer4",), pool=None
+    )
+    save(tmp_path, classifier, description)
+    plain = timm.create_model("test_resnet", num_classes=1).state_dict()
+    expected = {f"extractor.network.{key}" for key in plain} | {"head.weight", "head.bias"}
+    assert set(load_file(tmp_path / "model.safetensors")) == expected
+    assert build_network(description)[1][-2].name == "layer4"
+
+
+def test_load_network__on_features_with_another_bank(tmp_path: Path) -> None:
+    spec = HeadSpec(neighbours=5, bank=40)
+    classifier, description = on_features("timm/test_resnet", head=spec, layers=(), pool=None)
+    save(tmp_path, classifier, replace(description, head=HeadSpec(neighbours=5, bank=41)))
+    with pytest.raises(WeightsError, match=r"head\.bank  \(40, 96\) / \(41, 96\)"):
+        load_network(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["timm/test_vit", "torchvision/squeezenet1_1", "timm/levit_128s"])
+def test_linear_head_of__is_what_was_set(name: str, tmp_path: Path) -> None:
+    network, description = trained(name, head=HeadSpec())
+    heads = create_backbone(name, weights="none").head_names
+    dim = sum(head_width(network.get_submodule(head)) for head in heads)
+    weight, bias = torch.randn(len(CLASSES), dim), torch.randn(len(CLASSES))
+    set_linear_head(network, head_names=heads, weight=weight, bias=bias)
+    save(tmp_path, network, description)
+    torch.testing.assert_close(linear_head_of(tmp_path), (weight, bias))
+
+
+def test_linear_head_of__mlp(tmp_path: Path) -> None:
+    save(tmp_path, *trained("timm/test_vit", head=HeadSpec(hidden=(5,))))
+    with pytest.raises(ModelError) as caught:
+        linear_head_of(tmp_path)
+    assert str(caught.value) == (
+        f"{tmp_path} has a head of kind 'mlp' on embeddings. Only a linear head on the embedding "
+        "can be taken over; make one with extract-features --head linear."
+    )
+
+
+@pytest.mark.parametrize(
+    ("head", "layers", "message"),
+    [
+        (HeadSpec(), ("layer3", "layer4"), "kind 'linear' on outputs of layer3, layer4"),
+        (HeadSpec(neighbours=5, bank=40), (), "kind 'knn' on embeddings"),
+    ],
+    ids=["layers", "knn"],
+)
+def test_linear_head_of__on_features(
+    head: HeadSpec, layers: tuple[str, ...], message: str, tmp_path: Path
+) -> None:
+    save(tmp_path, *on_features("timm/test_resnet", head=head, layers=layers, pool=None))
+    with pytest.raises(ModelError, match=message):
+        linear_head_of(tmp_path)
 
 
 def test_build_network__with_its_stages_and_new_head(run: Path) -> None:

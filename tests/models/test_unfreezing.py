@@ -7,7 +7,14 @@ from hypothesis import strategies as st
 
 from tlcli.backbones.stages import HEAD
 from tlcli.errors import ConfigError
-from tlcli.models.unfreezing import Phase, holes, parse_schedule, parse_unfreeze, phase_of
+from tlcli.models.unfreezing import (
+    Phase,
+    holes,
+    match_stages,
+    parse_schedule,
+    parse_unfreeze,
+    phase_of,
+)
 
 RESNET = ("conv1", "layer1", "layer2", "layer3", "layer4", "head")
 VIT = ("patch_embed", *(f"blocks.{i}" for i in range(12)), "head")
@@ -304,3 +311,17 @@ def test_parse__any_text_is_understood_or_refused(text: str) -> None:
         except ConfigError:
             continue
         assert all(phase.trained[-1] == HEAD for phase in found)
+
+
+def test_match_stages__without_the_head_where_it_is_no_choice() -> None:
+    body = RESNET[:-1]
+    found = match_stages(["all"], stages=RESNET, choices=body, option="--layer")
+    assert found == set(body)
+    found = match_stages(["last:2", "conv1"], stages=RESNET, choices=body, option="--layer")
+    assert found == {"layer3", "layer4", "conv1"}
+    with pytest.raises(ConfigError) as caught:
+        match_stages(["head"], stages=RESNET, choices=body, option="--layer")
+    assert str(caught.value) == (
+        "--layer 'head' matches no stage of this model. "
+        "Stages: conv1, layer1, layer2, layer3, layer4; also all, last:N and globs."
+    )

@@ -2,6 +2,7 @@
 
 import os
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 from tlcli.errors import MachineError
@@ -12,11 +13,15 @@ _TEMPORARY = re.compile(r"\.[0-9a-f]{16}\.tmp(\.\w+)?")
 _TRIES = 10
 
 
-def write_durably(path: Path, data: bytes) -> None:
+def write_durably(path: Path, write: Callable[[Path], object]) -> None:
     """Make or replace a file in one step; when this returns, a power cut cannot undo it.
 
     Another process may sweep the temporary file away (`sweep`) while it is written here; then it
     is written once more.
+
+    Args:
+        path: The file; its folder must exist.
+        write: Makes a file at the path that it is given.
 
     Raises:
         MachineError: the disk is full or the folder cannot be written to.
@@ -24,7 +29,7 @@ def write_durably(path: Path, data: bytes) -> None:
     for attempt in range(1, _TRIES + 1):
         try:
             with replacing(path) as temporary:
-                temporary.write_bytes(data)
+                write(temporary)
             break
         except MachineError as error:
             swept = isinstance(error.__cause__, FileNotFoundError) and path.parent.is_dir()

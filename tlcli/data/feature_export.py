@@ -19,6 +19,7 @@ from tlcli.results.atomic import make_folder, replacing, write_csv
 
 _BATCH_BYTES = 32 << 20
 _BATCH_ROWS = 8192
+_CSV_ROWS = 1024
 
 
 def export_npy(store: TensorStore, folder: Path) -> list[Path]:
@@ -64,7 +65,7 @@ def export_parquet(store: TensorStore, path: Path) -> None:
     twice = sorted({*items.column_names} & {*store.tensors})
     if twice:
         raise DataError(
-            f"'{twice[0]}' names a tensor and a column of '{store.path}': use --to npy."
+            f"'{twice[0]}' names both a tensor and a column of '{store.path}': export it as npy."
         )
     types = {name: _list_type(spec) for name, spec in store.tensors.items()}
     schema = pa.schema([*items.schema, *(pa.field(name, type_) for name, type_ in types.items())])
@@ -87,13 +88,10 @@ def _in_order(
     store: TensorStore, items: pa.Table, *, names: Sequence[str]
 ) -> Iterator[tuple[pa.Table, dict[str, Tensor]]]:
     """Yield slices of the items with their tensors."""
-    locations = store.locate(ids_of(items))
     size = _batch_rows([store.tensors[name] for name in names])
-    for start in range(0, len(locations), size):
-        yield (
-            items.slice(start, size),
-            store.rows(locations[start : start + size], names).load(),
-        )
+    for start in range(0, len(items), size):
+        part = items.slice(start, size)
+        yield part, store.read(ids_of(part), names)
 
 
 def _batch_rows(specs: Sequence[TensorSpec]) -> int:
@@ -124,7 +122,7 @@ def _as_numpy(tensor: Tensor) -> npt.NDArray[np.generic]:
 
 def _csv_rows(items: pa.Table) -> Iterator[list[object]]:
     place = items.column_names.index(ID)
-    for batch in items.to_batches(max_chunksize=_BATCH_ROWS):
+    for batch in items.to_batches(max_chunksize=_CSV_ROWS):
         for values in zip(*(column.to_pylist() for column in batch.columns), strict=True):
             yield [v.hex() if i == place else v for i, v in enumerate(values)]
 

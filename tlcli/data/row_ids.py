@@ -1,6 +1,6 @@
 """Row ids: 32 bytes each, held as plain arrays, a million of them in 32 MB."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 
 import numpy as np
 import numpy.typing as npt
@@ -12,6 +12,9 @@ RowIds = npt.NDArray[np.uint8]
 
 Locations = npt.NDArray[np.int32]
 """Shape (N, 2): number of the shard and row in it."""
+
+_CHUNK = 1 << 16
+"""Rows that are looked at together."""
 
 NOWHERE = -1
 """Both numbers of a location that does not exist."""
@@ -32,30 +35,44 @@ def as_texts(ids: RowIds) -> npt.NDArray[np.bytes_]:
 
 def first_appearances(ids: RowIds) -> npt.NDArray[np.int64]:
     """Return the index of every distinct id's first row, ascending."""
-    _, first = np.unique(as_texts(ids), return_index=True)
-    return np.sort(first).astype(np.int64, copy=False)
+    texts = as_texts(ids)
+    order = np.argsort(texts, kind="stable")
+    is_first = np.ones(len(texts), bool)
+    for start in range(1, len(texts), _CHUNK):  # so that no second copy of all ids is made
+        run = texts[order[start - 1 : start + _CHUNK]]
+        is_first[order[start : start + _CHUNK]] = run[1:] != run[:-1]
+    return np.flatnonzero(is_first)
 
 
 class RowIndex:
     """Where every id lies: 40 bytes for each."""
 
-    def __init__(self, ids_of_shards: Sequence[RowIds]) -> None:
-        """Index the rows of shards 0, 1, ...; of an id that is there twice, the first row."""
-        texts = as_texts(np.concatenate([np.empty((0, ID_BYTES), np.uint8), *ids_of_shards]))
-        counts = [len(ids) for ids in ids_of_shards]
+    def __init__(self, ids_of_shards: Iterable[RowIds], *, total: int) -> None:
+        """Index the rows of shards 0, 1, ...; of an id that is there twice, the first row.
+
+        Args:
+            ids_of_shards: For each shard (n, 32).
+            total: Rows in all shards.
+        """
+        texts = np.empty(total, f"S{ID_BYTES}")
+        places: Locations = np.empty((total, 2), np.int32)
+        start = 0
+        for number, ids in enumerate(ids_of_shards):
+            stop = start + len(ids)
+            texts[start:stop] = as_texts(ids)
+            places[start:stop] = np.stack([np.full(len(ids), number), np.arange(len(ids))], axis=1)
+            start = stop
         order = np.argsort(texts, kind="stable")
-        self._texts = texts[order]
-        self._places: Locations = np.empty((len(texts), 2), np.int32)
-        self._places[:, 0] = np.repeat(np.arange(len(counts)), counts)[order]
-        starts = np.cumsum([0, *counts])[:-1]
-        self._places[:, 1] = order - starts[self._places[:, 0]] if counts else 0
+        self._texts, self._places = texts[order], places[order]
 
     def locate(self, ids: RowIds) -> Locations:
         """Return shard and row of every id; `NOWHERE` twice if it has none."""
         texts = as_texts(ids)
-        if not len(self._texts):
-            return np.full((len(texts), 2), NOWHERE, np.int32)
-        nearest = np.searchsorted(self._texts, texts)
-        nearest[nearest == len(self._texts)] = 0
-        found = self._texts[nearest] == texts
-        return np.where(found[:, None], self._places[nearest], np.int32(NOWHERE))
+        locations: Locations = np.full((len(texts), 2), NOWHERE, np.int32)
+        for start in range(0, len(texts) if len(self._texts) else 0, _CHUNK):
+            wanted = texts[start : start + _CHUNK]
+            nearest = np.searchsorted(self._texts, wanted)
+            nearest[nearest == len(self._texts)] = 0
+            found = self._texts[nearest] == wanted
+            locations[start : start + _CHUNK][found] = self._places[nearest[found]]
+        return locations

@@ -112,7 +112,8 @@ def write_shard(path: Path, *, ids: RowIds, tensors: Mapping[str, Tensor], key_d
             raise ValueError(f"'{name}' is {tensor.dtype}; stored are {[*_DTYPES.values()]}.")
     stored = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     stored[IDS] = torch.from_numpy(np.array(ids))
-    write_durably(path, safetensors.torch.save(stored, metadata={_KEY: key_digest}))
+    data = safetensors.torch.save(stored, metadata={_KEY: key_digest})
+    write_durably(path, lambda temporary: temporary.write_bytes(data))
 
 
 def find_header(path: Path) -> ShardHeader | None:

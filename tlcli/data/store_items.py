@@ -16,6 +16,8 @@ ID = "id"
 PLACE = ("shard", "row")
 """Columns that `TensorStore.read_items` adds; they are not stored, since shards may move."""
 
+_ROW_GROUP = 1 << 16
+
 
 def write_items(path: Path, items: pd.DataFrame, *, ids: RowIds) -> None:
     """Write one row per item with the id of its tensors; the same items give the same bytes.
@@ -43,9 +45,12 @@ def write_items(path: Path, items: pd.DataFrame, *, ids: RowIds) -> None:
     column = pa.Array.from_buffers(pa.binary(ID_BYTES), len(ids), buffers)
     # pandas' own metadata would change with its version; the columns say all.
     table = table.append_column(ID, column).replace_schema_metadata(None)
-    sink = pa.BufferOutputStream()
-    pq.write_table(table, sink)
-    write_durably(path, sink.getvalue())
+    write_durably(
+        path,
+        lambda temporary: pq.write_table(
+            table, temporary, row_group_size=_ROW_GROUP, use_dictionary=list(items.columns)
+        ),
+    )
 
 
 def read_items(path: Path) -> pa.Table:

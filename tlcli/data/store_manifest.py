@@ -120,8 +120,8 @@ def write_manifest(manifest: StoreManifest, folder: Path) -> None:
     Raises:
         MachineError: the disk is full or the folder cannot be written to.
     """
-    text = to_json_text(manifest.to_json())
-    write_durably(manifest_path(folder), text.encode("utf-8", errors=TEXT_ERRORS))
+    data = to_json_text(manifest.to_json()).encode("utf-8", errors=TEXT_ERRORS)
+    write_durably(manifest_path(folder), lambda temporary: temporary.write_bytes(data))
 
 
 def read_manifest(folder: Path) -> StoreManifest:
@@ -150,8 +150,9 @@ def read_manifest(folder: Path) -> StoreManifest:
 
 
 def _leaves(key: Mapping[str, Any], *, prefix: str = "") -> Iterator[tuple[str, str]]:
-    for name, value in key.items():
+    for plain, value in key.items():
+        name = prefix + (json.dumps(plain) if {".", '"'} & {*plain} else plain)
         if isinstance(value, Mapping) and value:
-            yield from _leaves(value, prefix=f"{prefix}{name}.")
+            yield from _leaves(value, prefix=f"{name}.")
         else:
-            yield f"{prefix}{name}", json.dumps(value, ensure_ascii=False)
+            yield name, json.dumps(value, ensure_ascii=False)

@@ -79,11 +79,11 @@ class TensorStore:
         here = plain_key(key)
         StoreFolder.start(path, key=here)
         folder = StoreFolder(path)
-        differences = key_differences(folder.manifest.key, here)
-        if differences:
+        if folder.manifest.key_digest != digest_of_key(here):
+            differences = "; ".join(key_differences(folder.manifest.key, here))
             raise ConfigError(
-                f"'{path}' was computed with other settings: {'; '.join(differences)}. Choose"
-                " another --output, or start it anew with --overwrite."
+                f"'{path}' was computed with other settings: {differences}. Choose another"
+                " --output, or start it anew with --overwrite."
             )
         damaged = folder.strike_damaged()
         rows, names = sum(e.rows for e in damaged), ", ".join(e.name for e in damaged)
@@ -153,7 +153,7 @@ class TensorStore:
         if rows_per_shard < 1:
             raise ValueError(f"A shard has 1 row or more, not {rows_per_shard}.")
         first = first_appearances(ids)
-        fresh = first[self._row_index.locate(ids[first])[:, 0] == NOWHERE]
+        fresh = first[self._row_index.locate(ids)[first, 0] == NOWHERE]
         parts = np.split(fresh, range(rows_per_shard, len(fresh), rows_per_shard))
         return tuple(self._plan_of(ids[part], positions=part) for part in parts if len(part))
 
@@ -193,7 +193,7 @@ class TensorStore:
             MachineError: the file is there but cannot be read.
         """
         header = self._folder.header_of(plan.name)
-        return header is not None and header.rows == len(plan)
+        return self._folder.file_of(plan.name).exists()
 
     def write(self, plan: ShardPlan, tensors: Mapping[str, Tensor]) -> None:
         """Write a shard in one step; when this returns, a power cut cannot undo it.
@@ -294,15 +294,18 @@ class TensorStore:
         if self._known_rows is None:
             files = self._folder.listed_files()
             tensors = (read_shard(f.path, expected=f.header, names=(IDS,))[IDS] for f in files)
-            self._known_rows = RowIndex([ids.numpy() for ids in tensors])
+            self._known_rows = RowIndex((ids.numpy() for ids in tensors), total=len(self))
         return self._known_rows
 
     def _plan_of(self, ids: RowIds, *, positions: npt.NDArray[np.int64]) -> ShardPlan:
         name = shard_name(ids, key_digest=self.key_digest)
         return ShardPlan(name=name, ids=ids, positions=positions)
 
+    def _holds_any(self, ids: RowIds) -> bool:
+        return bool((self._row_index.locate(ids)[:, 0] != NOWHERE).any())
+
     def _plan_again(self, plans: Sequence[ShardPlan]) -> Sequence[ShardPlan]:
-        if not plans:
+        if not any(self._holds_any(plan.ids) for plan in plans):
             return plans
         ids = np.concatenate([plan.ids for plan in plans])
         positions = np.concatenate([plan.positions for plan in plans])

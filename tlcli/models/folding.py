@@ -142,7 +142,8 @@ def _fold(network: nn.Module, pair: _Pair, *, generator: torch.Generator) -> boo
     assert isinstance(convolution, nn.Conv2d)
     weight, bias = _folded_tensors(convolution, norm)
     trial = copy.deepcopy(convolution)
-    trial.weight, trial.bias = nn.Parameter(weight), nn.Parameter(bias)
+    trial.weight = nn.Parameter(weight, requires_grad=False)
+    trial.bias = nn.Parameter(bias, requires_grad=False)
     rest = _behind_statistics(norm)
     images = torch.randn(pair.input_shape, generator=generator).to(weight)
     if not _change(norm(convolution(images)), rest(trial(images))) <= TOLERANCE:
@@ -169,7 +170,9 @@ def _behind_statistics(norm: nn.Module) -> nn.Module:
     """Return what timm's norms do after the normalisation: drop, then act."""
     parts = [getattr(norm, name, None) for name in ("drop", "act")]
     kept = [p for p in parts if isinstance(p, nn.Module) and not isinstance(p, nn.Identity)]
-    return kept[0] if len(kept) == 1 else nn.Sequential(*kept) if kept else nn.Identity()
+    if len(kept) == 1:
+        return kept[0]
+    return (nn.Sequential(*kept) if kept else nn.Identity()).eval()
 
 
 def _results(network: nn.Module, images: Tensor) -> list[Tensor]:

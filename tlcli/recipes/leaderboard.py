@@ -1,6 +1,7 @@
 """Several models on the same images side by side: which backbone to take."""
 
 import csv
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -65,7 +66,7 @@ def _row(one: Mapping[str, Any], *, best: NDArray[np.bool_], seed: int) -> dict[
         "behind/high": high,
         "seconds": one["seconds"]["total"],
         "parameters": one["model"]["parameters"],
-        "feature_dim": one["model"]["feature_dim"],
+        "feature_dim": sum(math.prod(dim) for dim in one["features"]["dims"].values()),
         "run": one["run"],
     }
     for split in ("val", "test"):
