@@ -28,7 +28,7 @@ from torchvision.datasets import ImageFolder
 
 from tlcli.backbones.pretrained import create_backbone
 from tlcli.config import DataConfig, ExtractConfig, FeaturesConfig, ModelConfig
-from tlcli.data.tensor_store import TensorStore
+from tlcli.data.store.tensor_store import TensorStore
 from tlcli.data.transforms import eval_transform, normalize
 from tlcli.engine.distributed import Workers
 from tlcli.engine.extraction import in_order, single_threaded_operators

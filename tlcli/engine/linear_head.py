@@ -4,14 +4,12 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from tlcli.engine.labelled_features import LabelledFeatures
 from tlcli.engine.logistic_descent import LogisticDescent
 from tlcli.engine.softmax_regression import evaluate
-from tlcli.engine.standardized_rows import StandardizedRows, prepare_rows
-from tlcli.errors import ConfigError
+from tlcli.engine.standardized_rows import prepare_rows
 
 MEMORY_LIMIT = 4 << 30
 _HISTORY_BYTES = 512 << 20

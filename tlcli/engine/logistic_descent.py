@@ -14,7 +14,7 @@ _APPROXIMATE_WOLFE = 0.8
 _SHORTEST_STEP = 1e-4
 _PATIENCE = 25
 """Points without a smaller gap after which the arithmetic is taken to be the limit."""
-_VALUE_NOISE = {torch.float32: 3e-7, torch.float64: 1e-14}
+_VALUE_NOISE = {torch.float32: 3e-8, torch.float64: 1e-14}
 
 
 @dataclass(frozen=True, kw_only=True)

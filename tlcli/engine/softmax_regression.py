@@ -39,7 +39,7 @@ class Trial:
     weight_decay: float
     """Factor of ||W||^2 / 2; the intercept has none."""
     dtype: torch.dtype
-    """Arithmetic inside a block; blocks are added up in float64."""
+    """Of the matrix products inside a block; all else is float64."""
 
 
 class _Sums:
@@ -56,22 +56,22 @@ class _Sums:
         new = stacked.new_zeros
         self.losses = new(self.num_problems)
         self.gradient = new(len(stacked), len(self.weight))
-        self.probabilities = new(self.num_problems, self.num_classes)
+        self.residuals = new(self.num_problems, self.num_classes)
         self.products = new(self.num_problems, self.num_classes, self.num_classes)
 
     def add(self, rows: Tensor, targets: Tensor) -> None:
         rows = rows.to(self.dtype)
-        logits = torch.addmm(self.intercept, rows, self.weight)
+        logits = torch.addmm(self.intercept, rows, self.weight).double()
         logits = logits.view(len(rows), self.num_problems, self.num_classes)
         own = targets.view(-1, 1, 1).expand(-1, self.num_problems, 1)
         log_probs = logits.log_softmax(2)
-        self.losses -= log_probs.gather(2, own).sum((0, 2), dtype=torch.float64)
+        self.losses -= log_probs.gather(2, own).sum((0, 2))
         probs = log_probs.exp_()
-        by_problem = probs.transpose(0, 1)
+        by_problem = probs.transpose(0, 1).to(self.dtype)
         self.products += by_problem.transpose(1, 2) @ by_problem
         residuals = probs.scatter_add_(2, own, probs.new_full((1, 1, 1), -1.0).expand_as(own))
-        self.probabilities += residuals.sum(0, dtype=torch.float64)
-        self.gradient += residuals.flatten(1).T @ rows
+        self.residuals += residuals.sum(0)
+        self.gradient += residuals.flatten(1).T.to(self.dtype) @ rows
 
     def evaluations(self, rows: StandardizedRows) -> list[Evaluation]:
         num_rows = len(rows)
@@ -82,7 +82,7 @@ class _Sums:
         for number, trial in enumerate(self.trials):
             weight = trial.parameters[:, :-1]
             decayed = gradient[number] + trial.weight_decay * weight
-            intercept = self.probabilities[number, :, None] / num_rows
+            intercept = self.residuals[number, :, None] / num_rows
             penalty = 0.5 * trial.weight_decay * float(weight.square().sum())
             made.append(
                 Evaluation(

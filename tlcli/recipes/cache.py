@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from tlcli.data.cache_folder import cache_folder
-from tlcli.data.feature_export import export_npy, export_parquet
-from tlcli.data.tensor_store import TensorStore
+from tlcli.data.store.feature_export import export_npy, export_parquet
+from tlcli.data.store.tensor_store import TensorStore
 from tlcli.errors import ConfigError, DataError
 from tlcli.recipes.feature_folder import cached_features_root, open_features
 from tlcli.results.atomic import machine_errors

@@ -11,7 +11,7 @@ from tlcli.backbones.pretrained import choose_weights
 from tlcli.config import ExtractConfig, ModelConfig, options_of
 from tlcli.data.content_ids import count_copies
 from tlcli.data.split_file import write_split
-from tlcli.data.tensor_store import TensorStore
+from tlcli.data.store.tensor_store import TensorStore
 from tlcli.engine.distributed import Workers, together, workers_of_torchrun
 from tlcli.engine.extraction import PLAIN
 from tlcli.engine.interrupts import StopRequested, StopSignals

@@ -20,7 +20,7 @@ from tlcli.backbones.protocol import Backbone
 from tlcli.config import ExtractConfig, FeaturesConfig, ModelConfig, RuntimeConfig
 from tlcli.data.augment import train_transform
 from tlcli.data.content_ids import Ids, content_ids, view_ids
-from tlcli.data.tensor_store import digest_of_key
+from tlcli.data.store.tensor_store import digest_of_key
 from tlcli.engine.distributed import Workers
 from tlcli.engine.extraction import PLAIN, ImageEmbedder, ViewRequest
 from tlcli.engine.runtime import Runtime, choose_runtime

@@ -11,7 +11,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from tlcli.data.cache_folder import cache_folder
-from tlcli.data.tensor_store import TensorStore
+from tlcli.data.store.tensor_store import TensorStore
 from tlcli.engine.extraction import PLAIN
 from tlcli.errors import DataError
 from tlcli.models.saved_model import ModelDescription, read_description

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tlcli.config import HeadKind, Monitor, ProbeHeadConfig
-from tlcli.engine.linear_head import LabelledFeatures, LinearSolution, solve_logistic
+from tlcli.engine.labelled_features import LabelledFeatures
+from tlcli.engine.linear_head import LinearSolution, solve_logistic
 from tlcli.engine.metrics import fast_metrics
 from tlcli.engine.ridge_head import solve_ridge
 from tlcli.errors import ConfigError

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from tlcli.data.tensor_store import ShardPlan, TensorStore, cast_checked
+from tlcli.data.store.tensor_store import ShardPlan, TensorStore, cast_checked
 from tlcli.engine.distributed import Workers
 from tlcli.engine.extraction import (
     Features,

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from tlcli.data.durable_files import sweep, sync_folder, write_durably
+from tlcli.data.store.durable_files import sweep, sync_folder, write_durably
 from tlcli.errors import MachineError
 from tlcli.results.atomic import replacing
 

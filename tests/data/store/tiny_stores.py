@@ -10,8 +10,8 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from tlcli.data.row_ids import RowIds
-from tlcli.data.tensor_store import ShardPlan, TensorStore
+from tlcli.data.store.row_ids import RowIds
+from tlcli.data.store.tensor_store import ShardPlan, TensorStore
 
 KEY: dict[str, Any] = {"model": "timm/resnet18", "dtype": "float16", "crop": {"size": [8, 8]}}
 OTHER_KEY: dict[str, Any] = {**KEY, "model": "timm/resnet34", "crop": {"size": [8, 9], "pct": 1}}

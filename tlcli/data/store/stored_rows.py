@@ -10,8 +10,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from tlcli.data.row_ids import Locations
-from tlcli.data.shard_files import ShardHeader, TensorSpec, read_shard
+from tlcli.data.store.row_ids import Locations
+from tlcli.data.store.shard_files import ShardHeader, TensorSpec, read_shard
 
 Positions = npt.NDArray[np.int64]
 """Shape (n,): which of the given locations each row of a block is."""

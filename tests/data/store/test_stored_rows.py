@@ -7,7 +7,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tiny_stores import fill, ids_of, listed_files, tensors_of, vectors_of
 
-from tlcli.data.tensor_store import TensorStore
+from tlcli.data.store.tensor_store import TensorStore
 from tlcli.errors import DataError
 
 

@@ -7,8 +7,8 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from tlcli.data.durable_files import write_durably
-from tlcli.data.row_ids import ID_BYTES, RowIds, as_texts
+from tlcli.data.store.durable_files import write_durably
+from tlcli.data.store.row_ids import ID_BYTES, RowIds, as_texts
 from tlcli.errors import DataError
 
 ID = "id"

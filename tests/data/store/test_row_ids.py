@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tlcli.data.row_ids import NOWHERE, RowIds, RowIndex, as_texts, first_appearances
+from tlcli.data.store.row_ids import NOWHERE, RowIds, RowIndex, as_texts, first_appearances
 
 
 def rows_of(texts: list[bytes]) -> RowIds:

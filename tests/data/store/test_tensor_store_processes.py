@@ -14,7 +14,7 @@ import pandas as pd
 import pytest
 from tiny_stores import KEY, contents, fill, ids_of, listed_files, tensors_of, write_all
 
-from tlcli.data.tensor_store import TensorStore
+from tlcli.data.store.tensor_store import TensorStore
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="forks, signals and limits of POSIX")
 
@@ -144,7 +144,7 @@ import resource, sys
 from pathlib import Path
 import torch
 from tiny_stores import KEY, ids_of
-from tlcli.data.tensor_store import TensorStore
+from tlcli.data.store.tensor_store import TensorStore
 from tlcli.errors import MachineError
 
 path = Path(sys.argv[1])
@@ -169,8 +169,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
-from tlcli.data.tensor_store import TensorStore
-from tlcli.data.feature_export import export_npy, export_parquet
+from tlcli.data.store.tensor_store import TensorStore
+from tlcli.data.store.feature_export import export_npy, export_parquet
 
 path, count = Path(sys.argv[1]), int(sys.argv[2])
 ids = np.random.default_rng(0).integers(0, 256, (count, 32), dtype=np.uint8)

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tlcli.data.shard_files import TensorSpec
-from tlcli.data.store_manifest import (
+from tlcli.data.store.shard_files import TensorSpec
+from tlcli.data.store.store_manifest import (
     ShardEntry,
     StoreManifest,
     digest_of_key,

@@ -9,7 +9,7 @@ import torch
 from tiny_stores import ids_of, tensors_of
 from torch import Tensor
 
-from tlcli.data.shard_files import (
+from tlcli.data.store.shard_files import (
     ShardHeader,
     ShardPlan,
     TensorSpec,

@@ -6,16 +6,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from tlcli.data.durable_files import sweep, sync_folder
-from tlcli.data.shard_files import SUFFIX, ShardHeader, find_header
-from tlcli.data.store_manifest import (
+from tlcli.data.store.durable_files import sweep, sync_folder
+from tlcli.data.store.shard_files import SUFFIX, ShardHeader, find_header
+from tlcli.data.store.store_manifest import (
     ShardEntry,
     StoreManifest,
     manifest_path,
     read_manifest,
     write_manifest,
 )
-from tlcli.data.stored_rows import ShardFile
+from tlcli.data.store.stored_rows import ShardFile
 from tlcli.errors import ConfigError, DataError
 from tlcli.results.atomic import machine_errors, make_folder
 

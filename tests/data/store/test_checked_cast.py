@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from tlcli.data.checked_cast import cast_checked
+from tlcli.data.store.checked_cast import cast_checked
 from tlcli.errors import DataError
 
 HALF, BRAIN, SINGLE = torch.float16, torch.bfloat16, torch.float32

@@ -11,9 +11,9 @@ import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
-from tlcli.data.shard_files import TensorSpec
-from tlcli.data.store_items import ID, ids_of, read_items
-from tlcli.data.tensor_store import TensorStore
+from tlcli.data.store.shard_files import TensorSpec
+from tlcli.data.store.store_items import ID, ids_of, read_items
+from tlcli.data.store.tensor_store import TensorStore
 from tlcli.errors import DataError
 from tlcli.results.atomic import make_folder, replacing, write_csv
 

@@ -14,8 +14,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from tlcli.data.durable_files import write_durably
-from tlcli.data.row_ids import ID_BYTES, RowIds
+from tlcli.data.store.durable_files import write_durably
+from tlcli.data.store.row_ids import ID_BYTES, RowIds
 from tlcli.errors import DataError
 from tlcli.results.atomic import machine_errors
 

@@ -22,10 +22,10 @@ import numpy.typing as npt
 import pandas as pd
 from torch import Tensor
 
-from tlcli.data import store_items
-from tlcli.data.checked_cast import cast_checked
-from tlcli.data.row_ids import NOWHERE, Locations, RowIds, RowIndex, first_appearances
-from tlcli.data.shard_files import (
+from tlcli.data.store import store_items
+from tlcli.data.store.checked_cast import cast_checked
+from tlcli.data.store.row_ids import NOWHERE, Locations, RowIds, RowIndex, first_appearances
+from tlcli.data.store.shard_files import (
     IDS,
     ShardPlan,
     TensorSpec,
@@ -34,9 +34,9 @@ from tlcli.data.shard_files import (
     specs_of,
     write_shard,
 )
-from tlcli.data.store_folder import StoreFolder, items_path
-from tlcli.data.store_manifest import digest_of_key, key_differences, plain_key
-from tlcli.data.stored_rows import StoredRows
+from tlcli.data.store.store_folder import StoreFolder, items_path
+from tlcli.data.store.store_manifest import digest_of_key, key_differences, plain_key
+from tlcli.data.store.stored_rows import StoredRows
 from tlcli.errors import ConfigError, DataError
 
 __all__ = ["ShardPlan", "StoredRows", "TensorSpec", "TensorStore", "cast_checked", "digest_of_key"]
@@ -193,7 +193,7 @@ class TensorStore:
             MachineError: the file is there but cannot be read.
         """
         header = self._folder.header_of(plan.name)
-        return self._folder.file_of(plan.name).exists()
+        return header is not None and header.rows == len(plan)
 
     def write(self, plan: ShardPlan, tensors: Mapping[str, Tensor]) -> None:
         """Write a shard in one step; when this returns, a power cut cannot undo it.

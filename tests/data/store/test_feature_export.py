@@ -8,9 +8,9 @@ import pytest
 import torch
 from tiny_stores import KEY, contents, fill, ids_of, listed_files, shard_file, tensors_of
 
-from tlcli.data import feature_export
-from tlcli.data.feature_export import export_npy, export_parquet
-from tlcli.data.tensor_store import TensorStore
+from tlcli.data.store import feature_export
+from tlcli.data.store.feature_export import export_npy, export_parquet
+from tlcli.data.store.tensor_store import TensorStore
 from tlcli.errors import DataError, MachineError
 
 NUMBERS = [5, 3, 5, 1, 0, 2, 4, 9, 8, 7, 3]

@@ -5,8 +5,8 @@ import pandas as pd
 import pytest
 from tiny_stores import ids_of
 
-from tlcli.data.store_items import ids_of as item_ids
-from tlcli.data.store_items import read_items, write_items
+from tlcli.data.store.store_items import ids_of as item_ids
+from tlcli.data.store.store_items import read_items, write_items
 from tlcli.errors import DataError
 
 ITEMS = pd.DataFrame({"path": ["é.jpg", "b.jpg", "c.jpg"], "view": [-1, 0, 1], "w": [0.5, 1, 2]})

@@ -24,8 +24,8 @@ from tiny_stores import (
     write_all,
 )
 
-from tlcli.data.row_ids import RowIds
-from tlcli.data.tensor_store import ShardPlan, TensorSpec, TensorStore, digest_of_key
+from tlcli.data.store.row_ids import RowIds
+from tlcli.data.store.tensor_store import ShardPlan, TensorSpec, TensorStore, digest_of_key
 from tlcli.errors import ConfigError, DataError
 
 lists = st.lists(st.integers(0, 20), max_size=20)
