@@ -301,6 +301,8 @@ class ExtractConfig:
         _require(self.seed >= 0, "--seed", self.seed, "0 or more")
         if self.features.pool == "none" and not self.no_head:
             raise ConfigError("--pool none keeps whole maps, a head needs vectors: add --no-head.")
+        if self.overwrite and self.features.shard is not None:
+            raise ConfigError("--overwrite with --shard would delete what other jobs computed.")
         if self.no_head and self.probe != ProbeHeadConfig():
             raise ConfigError(
                 "--head, --penalties, --shots and --monitor have no effect with --no-head."

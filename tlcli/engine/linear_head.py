@@ -74,7 +74,7 @@ class _Path:
                 a, b, c = (math.log(p) for p in self.penalties[n-2:n+1])
                 start = start + min((c-b)/(b-a), 2.0) * (start - self.descents[-2].point.parameters)
         h = max(1, min(_MAX_HISTORY, _HISTORY_BYTES // (2 * 8 * K * (r + 1))))
-        return LogisticDescent(start, weight_decay=1/(self.penalties[n]*len(self.rows)), variances=self.rows.variances, tolerance=self.tolerance, max_passes=self.max_passes, history=h)
+        return LogisticDescent(start, weight_decay=1/(self.penalties[n]*len(self.rows)), variances=self.rows.variances, tolerance=self.tolerance, max_passes=self.max_passes, history=h, scale=self.descents[-1].scale if n else 1.0)
 
     def solution(self, i):
         d = self.descents[i]; pt = d.point

@@ -12,9 +12,10 @@ from tlcli.engine.softmax_regression import ClassCurvature, Evaluation, Trial, c
 _ARMIJO = 1e-4
 _APPROXIMATE_WOLFE = 0.8
 _SHORTEST_STEP = 1e-4
+_POLISH = 0.8
 _PATIENCE = 25
 """Points without a smaller gap after which the arithmetic is taken to be the limit."""
-_VALUE_NOISE = {torch.float32: 3e-8, torch.float64: 1e-14}
+_VALUE_NOISE = {torch.float32: 3e-7, torch.float64: 1e-14}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,6 +66,7 @@ class LogisticDescent:
         tolerance: Certified relative gap to reach.
         max_passes: Evaluations after which to give up.
         history: Steps that L-BFGS remembers.
+        scale: Factor of the preconditioner until there is a history.
     """
 
     def __init__(
@@ -76,6 +78,7 @@ class LogisticDescent:
         tolerance: float,
         max_passes: int,
         history: int,
+        scale: float = 1.0,
     ) -> None:
         self._weight_decay = weight_decay
         self._variances = variances
@@ -83,6 +86,7 @@ class LogisticDescent:
         self._tolerance = tolerance
         self._max_passes = max_passes
         self._dtype = torch.float32
+        self._scale = scale
         self._history: deque[_Step] = deque(maxlen=history)
         self._trial = start
         self._point: Point | None = None
@@ -104,6 +108,11 @@ class LogisticDescent:
     def relative_gap(self) -> float:
         """Certified bound of (f - f*) / f* at the last accepted point; infinite before it."""
         return math.inf if self._point is None else self._point.relative_gap
+
+    @property
+    def scale(self) -> float:
+        """Factor that the preconditioner has been found to need."""
+        return self._scale
 
     @property
     def converged(self) -> bool:
@@ -201,7 +210,7 @@ class LogisticDescent:
 
     def _aim(self) -> None:
         point = self.point
-        if point.weight_gap <= 0.5 * self._tolerance * point.value:
+        if point.weight_gap <= _POLISH * self._tolerance * point.value:
             # What is left is the intercept's part, and a Newton step removes it.
             direction = torch.zeros_like(point.gradient)
             direction[:, -1] = point.curvature.intercept_step(point.gradient[:, -1])
@@ -220,10 +229,10 @@ class LogisticDescent:
         for step in reversed(self._history):
             factors.append(_dot(step.moved, rest) / step.product)
             rest -= factors[-1] * step.turned
-        result = self._precondition(rest)
         if self._history:
             last = self._history[-1]
-            result *= last.product / _dot(last.turned, self._precondition(last.turned))
+            self._scale = last.product / _dot(last.turned, self._precondition(last.turned))
+        result = self._scale * self._precondition(rest)
         for step, factor in zip(self._history, reversed(factors), strict=True):
             result += (factor - _dot(step.turned, result) / step.product) * step.moved
         return result

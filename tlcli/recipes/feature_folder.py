@@ -68,7 +68,7 @@ class FeatureFolder:
         """Return the rows of `items` of one split, with or without the random views."""
         chosen = (self.items["split"] == split).to_numpy()
         if not with_views:
-            chosen &= (self.items["view"] == PLAIN).to_numpy()
+            chosen = chosen & (self.items["view"] == PLAIN).to_numpy()
         return np.flatnonzero(chosen)
 
     def targets(self, positions: NDArray[np.intp]) -> NDArray[np.int64]:
