@@ -9,6 +9,7 @@ import timm
 import torch
 from toy import make_split_folders
 
+from recipes.feature_runs import MODELS, extract, make_noisy_folders, weight_file
 from recipes.runs import finetune
 
 SCHEDULE = "0:head,1:layer4,2:all"
@@ -28,6 +29,7 @@ def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
     for function in (
         "tlcli.results.evaluation_files.draw_confusion_matrix",
         "tlcli.recipes.finetune.draw_training_curves",
+        "tlcli.recipes.probing.draw_penalty_path",
     ):
         monkeypatch.setattr(function, lambda *_, **__: None)
 
@@ -57,4 +59,28 @@ def scheduled_run(
     """Three epochs, one phase each, on a network with BatchNorm."""
     path = tmp_path_factory.mktemp("runs") / "scheduled"
     finetune(path, data=photos, weights=resnet_file, schedule=SCHEDULE, epochs=3)
+    return path
+
+
+@pytest.fixture(scope="session")
+def timm_files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Known weights of a ResNet, a ViT and an EfficientNet, by timm's names."""
+    root = tmp_path_factory.mktemp("timm")
+    return {name: weight_file(root / f"{name}.safetensors", name=name) for name in MODELS}
+
+
+@pytest.fixture(scope="session")
+def noisy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """60 train, 36 val and 30 test images of three classes that overlap."""
+    root = tmp_path_factory.mktemp("noisy")
+    return make_noisy_folders(root, counts={"train": 20, "val": 12, "test": 10})
+
+
+@pytest.fixture(scope="session")
+def features(
+    tmp_path_factory: pytest.TempPathFactory, noisy: Path, timm_files: dict[str, Path]
+) -> Path:
+    """Features of `noisy` by a ResNet with a linear head; for reading only."""
+    path = tmp_path_factory.mktemp("features") / "resnet"
+    extract(noisy, path, model="timm/test_resnet", weights=timm_files["test_resnet"])
     return path

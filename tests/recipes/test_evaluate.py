@@ -78,7 +78,7 @@ def test_run__val_is_called_flattering(trained: tuple[Path, Path]) -> None:
     _, talk = evaluate(run=trained[0], split="val")
 
     assert talk.warnings == [
-        "val chose the best epoch of this run: as an estimate it is flattering."
+        "val chose this model among others: as an estimate it is flattering."
     ]
 
 

@@ -1,4 +1,4 @@
-"""Mean, deviation, class counts and covariance of labelled features, in one pass over them."""
+"""Mean, deviation, class counts and correlation of labelled features, in one pass over them."""
 
 from dataclasses import dataclass
 
@@ -22,8 +22,11 @@ class FeatureMoments:
     """(D,) bool: columns that have the same value in every row, to rounding."""
     class_counts: Tensor
     """(num_classes,) int64: rows of each class."""
-    correlation: Tensor | None
-    """(D, D) float64: standardised features' Gram matrix over N, if it was asked for."""
+
+    @property
+    def present(self) -> Tensor:
+        """(num_classes,) bool: classes that have rows."""
+        return self.class_counts > 0
 
 
 class _Totals:
@@ -34,56 +37,56 @@ class _Totals:
         self.origin = first.mean(0, dtype=torch.float64).float()
         self.sums = torch.zeros(dim, dtype=torch.float64, device=device)
         self.squares = torch.zeros_like(self.sums)
-        self.counts = torch.zeros(num_classes, dtype=torch.int64, device=device)
+        self.class_counts = torch.zeros(num_classes, dtype=torch.int64, device=device)
         self.gram_dtype = gram_dtype
-        self.gram = (
-            torch.zeros(dim, dim, dtype=torch.float64, device=device) if gram_dtype else None
-        )
+        self.gram = self.sums.new_zeros(dim, dim) if gram_dtype else None
 
     def add(self, features: Tensor, targets: Tensor) -> None:
         centred = features - self.origin
         self.sums += centred.sum(0, dtype=torch.float64)
         self.squares += centred.square().sum(0, dtype=torch.float64)
-        self.counts += torch.bincount(targets, minlength=len(self.counts))
+        self.class_counts += torch.bincount(targets, minlength=len(self.class_counts))
         if self.gram is not None:
             centred = centred.to(self.gram_dtype)
             self.gram += centred.T @ centred
 
-    def moments(self) -> FeatureMoments:
-        num_rows = int(self.counts.sum())
+    def results(self) -> tuple[FeatureMoments, Tensor | None]:
+        num_rows = int(self.class_counts.sum())
         shift = self.sums / num_rows
         mean = self.origin.double() + shift
         variance = (self.squares / num_rows - shift.square()).clamp(min=0)
         constant = _is_constant(variance, mean=mean, num_rows=num_rows)
         scale = torch.where(constant, 1.0, variance.sqrt())
-        correlation = None
-        if self.gram is not None:
-            covariance = self.gram / num_rows - torch.outer(shift, shift)
-            correlation = covariance / torch.outer(scale, scale)
-        return FeatureMoments(
+        moments = FeatureMoments(
             num_rows=num_rows,
             mean=mean,
             scale=scale,
             constant=constant,
-            class_counts=self.counts,
-            correlation=correlation,
+            class_counts=self.class_counts,
         )
+        if self.gram is None:
+            return moments, None
+        covariance = self.gram / num_rows - torch.outer(shift, shift)
+        return moments, covariance / torch.outer(scale, scale)
 
 
 def measure_moments(
     features: LabelledFeatures, *, num_classes: int, gram_dtype: torch.dtype | None = None
-) -> FeatureMoments:
+) -> tuple[FeatureMoments, Tensor | None]:
     """Measure features in one pass over their blocks.
 
     Columns are constant by the rule of scikit-learn's `StandardScaler`, which allows for the
-    rounding of the mean (Chan, Golub & LeVeque 1983, "Algorithms for computing the sample
-    variance").
+    rounding of mean and variance (Chan, Golub & LeVeque 1983, "Algorithms for computing the
+    sample variance").
 
     Args:
         features: Rows to measure.
         num_classes: Targets must be 0 to num_classes - 1.
         gram_dtype: Arithmetic of the Gram matrix inside a block; blocks are added up in float64.
-            Without it there is no `correlation`.
+
+    Returns:
+        The moments and, if `gram_dtype` is given, the (D, D) float64 correlation matrix: the
+        Gram matrix of the standardised features over N.
 
     Raises:
         DataError: There are rows with NaN or infinite features, values that float32 cannot
@@ -102,20 +105,12 @@ def measure_moments(
     if broken:
         raise DataError(
             f"{broken} of {len(features)} rows have NaN or infinite features; values beyond 65504 "
-            f"become infinite in float16. Extract them again with --dtype float32 or leave those "
+            f"become infinite in float16. Extract them again with --dtype float32, or leave these "
             f"images out."
         )
-    if totals is None or int((totals.counts > 0).sum()) < 2:
-        present = 0 if totals is None else int((totals.counts > 0).sum())
-        raise DataError(
-            f"A linear head needs rows of at least 2 classes, but the {len(features)} rows given "
-            f"have {present}."
-        )
-    if not bool(totals.squares.isfinite().all()):
-        raise DataError(
-            "Features of more than 1e18 cannot be standardised in float32. Check the network."
-        )
-    return totals.moments()
+    _check_totals(totals, num_rows=len(features))
+    assert totals is not None
+    return totals.results()
 
 
 def _check_targets(targets: Tensor, *, num_classes: int) -> None:
@@ -123,6 +118,21 @@ def _check_targets(targets: Tensor, *, num_classes: int) -> None:
     if wrong:
         raise DataError(
             f"{wrong} targets are not among 0 to {num_classes - 1}, the {num_classes} classes."
+        )
+
+
+def _check_totals(totals: _Totals | None, *, num_rows: int) -> None:
+    present = 0 if totals is None else int((totals.class_counts > 0).sum())
+    if present < 2:
+        raise DataError(
+            f"A linear head needs rows of at least 2 classes; the {num_rows} rows given have "
+            f"{present}."
+        )
+    if totals is not None and not bool(totals.squares.isfinite().all()):
+        wide = int((~totals.squares.isfinite()).sum())
+        raise DataError(
+            f"{wide} of {len(totals.squares)} feature columns have values beyond 1e18, which "
+            f"cannot be standardised in float32. Check the network and its weights."
         )
 
 

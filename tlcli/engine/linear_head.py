@@ -9,24 +9,47 @@ from torch import Tensor
 from tlcli.engine.labelled_features import LabelledFeatures
 from tlcli.engine.logistic_descent import LogisticDescent
 from tlcli.engine.softmax_regression import evaluate
-from tlcli.engine.standardized_rows import prepare_rows
+from tlcli.engine.standardized_rows import StandardizedRows, prepare_rows
+from tlcli.errors import ConfigError
 
 MEMORY_LIMIT = 4 << 30
-_HISTORY_BYTES = 512 << 20
+
+_MAX_ACTIVE = 4
+_START_GAP = 1e-2
+"""Relative gap at which the next penalty starts from where this one is.
+
+Measured with K = 10 / K = 100 classes on 10,000 x 512 features and 13 penalties (passes over the
+data, and evaluations of one penalty): 1e-6, strictly one after the other, 263, 263 / 158, 158;
+1e-2 181, 274 / 109, 163; 1e-1 151, 295 / 86, 188; all penalties at once from zero about 100, 380
+/ 120, 510. Evaluations are what counts if classes are many, passes if they are few or if the
+features are read from disk.
+"""
+_LONGEST_EXTRAPOLATION = 2.0
 _MAX_HISTORY = 10
+_HISTORY_BYTES = 512 << 20
 _ABSENT_LOGIT = -20.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class LinearSolution:
+    """The linear head that one penalty leads to, for raw features, and how exact it is."""
+
     penalty: float
+    """C of the logistic regression or alpha of the ridge regression, as in scikit-learn."""
     weight: Tensor
+    """(num_classes, D) float32; standardisation is folded in."""
     bias: Tensor
+    """(num_classes,) float32."""
     objective: float
+    """What was minimised, a mean over rows."""
     gradient_norm: float
+    """Euclidean norm of its gradient, on standardised features."""
     gap: float
+    """Certified bound of (objective - minimum) / minimum, before rounding to float32."""
     converged: bool
+    """Whether `gap` is within the tolerance that was asked for."""
     passes: int
+    """Evaluations of the objective."""
 
 
 def solve_logistic(
@@ -37,47 +60,133 @@ def solve_logistic(
     tolerance: float = 1e-6,
     max_passes: int = 1000,
     memory_limit: int = MEMORY_LIMIT,
-    start_gap: float | None = None,
 ) -> list[LinearSolution]:
+    """Fit multinomial logistic regression on standardised features for every penalty.
+
+    The minimum of
+
+        mean(-log p_i[y_i]) + ||W||^2 / (2 C N),  p_i = softmax(W z_i + b),
+
+    over W (K, D) and b (K,), with z_i the features after scikit-learn's `StandardScaler`, is that
+    of scikit-learn's `LogisticRegression(C=C)` for three classes or more. Two classes have two
+    rows of weights here as well, w and -w, where scikit-learn has one of 2 w; so the solution for
+    C is that of its binary `LogisticRegression(C=2 * C)`.
+
+    Penalties are taken from the smallest C up. Each starts from the solutions before it,
+    extrapolated linearly in log C, as soon as its neighbour is near its own minimum; those
+    that are under way share the passes over the data (see `LogisticDescent` for the method). The
+    result is the same for every run with the same number of threads.
+
+    A class without rows gets weight 0 and a logit of -20 where those of the other classes have
+    the sum 0: it is never predicted, and its probability is at most 2e-9.
+
+    Args:
+        features: Rows, on the device that is to compute.
+        num_classes: Targets must be 0 to num_classes - 1.
+        penalties: Values of C, in any order.
+        tolerance: Certified relative gap between objective and minimum. Float32 sums limit how
+            true the certificate itself is, to about 1e-7.
+        max_passes: Evaluations per penalty after which it is returned unconverged.
+        memory_limit: Bytes for standardised rows; if they do not fit they are read at every pass.
+
+    Returns:
+        One solution per penalty, in the order given.
+
+    Raises:
+        ConfigError: A penalty is not finite and greater than 0, or there is none.
+        DataError: As `measure_moments`.
+    """
+    check_penalties(penalties)
     rows = prepare_rows(features, num_classes=num_classes, memory_limit=memory_limit)
-    path = _Path(rows, penalties=sorted(set(penalties)), tolerance=tolerance, max_passes=max_passes,
-                 start_gap=tolerance if start_gap is None else start_gap)
-    path.walk()
-    solutions = {p: path.solution(i) for i, p in enumerate(path.penalties)}
-    return [solutions[p] for p in penalties]
+    path = _Path(rows, tolerance=tolerance, max_passes=max_passes)
+    solutions = path.walk(sorted(set(penalties)))
+    return [solutions[penalty] for penalty in penalties]
+
+
+def check_penalties(penalties: Sequence[float]) -> None:
+    """Raise ConfigError unless there are penalties, all finite and greater than 0."""
+    if not penalties:
+        raise ConfigError("--penalties is empty. Give at least one value, such as --penalties 0.1.")
+    for penalty in penalties:
+        if not (math.isfinite(penalty) and penalty > 0):
+            raise ConfigError(f"--penalties has {penalty}; all must be finite and greater than 0.")
 
 
 class _Path:
-    def __init__(self, rows, *, penalties, tolerance, max_passes, start_gap):
-        self.rows, self.penalties, self.tolerance, self.max_passes, self.start_gap = rows, penalties, tolerance, max_passes, start_gap
-        self.descents: list[LogisticDescent] = []
-        self.sweeps = 0
+    """Descents of several penalties over the same rows, each started from those before it."""
 
-    def walk(self):
-        active = []
-        while True:
-            if len(self.descents) < len(self.penalties) and (not self.descents or self.descents[-1].relative_gap <= self.start_gap or self.descents[-1].finished):
-                d = self._start(len(self.descents)); self.descents.append(d); active.append(d)
-            if not active: break
-            for d, e in zip(active, evaluate(self.rows, [d.trial() for d in active]), strict=True):
-                d.receive(e)
-            self.sweeps += 1
-            active = [d for d in active if not d.finished]
+    def __init__(self, rows: StandardizedRows, *, tolerance: float, max_passes: int) -> None:
+        self._rows = rows
+        self._tolerance = tolerance
+        self._max_passes = max_passes
+        self._last_two: list[tuple[float, LogisticDescent]] = []
+        shape = (rows.num_classes, len(rows.variances) + 1)
+        self._zero = rows.variances.new_zeros(shape)
+        pair_bytes = 2 * self._zero.numel() * self._zero.itemsize
+        self._history = max(1, min(_MAX_HISTORY, _HISTORY_BYTES // (_MAX_ACTIVE * pair_bytes)))
 
-    def _start(self, n):
-        r = len(self.rows.variances)
-        K = self.rows.num_classes
-        if n == 0: start = self.rows.variances.new_zeros(K, r + 1)
-        else:
-            start = self.descents[-1].point.parameters
-            if n > 1:
-                a, b, c = (math.log(p) for p in self.penalties[n-2:n+1])
-                start = start + min((c-b)/(b-a), 2.0) * (start - self.descents[-2].point.parameters)
-        h = max(1, min(_MAX_HISTORY, _HISTORY_BYTES // (2 * 8 * K * (r + 1))))
-        return LogisticDescent(start, weight_decay=1/(self.penalties[n]*len(self.rows)), variances=self.rows.variances, tolerance=self.tolerance, max_passes=self.max_passes, history=h, scale=self.descents[-1].scale if n else 1.0)
+    def walk(self, penalties: Sequence[float]) -> dict[float, LinearSolution]:
+        """Solve for penalties of rising C."""
+        waiting = list(reversed(penalties))
+        active: dict[float, LogisticDescent] = {}
+        solutions: dict[float, LinearSolution] = {}
+        while waiting or active:
+            if waiting and self._may_start(active):
+                penalty = waiting.pop()
+                active[penalty] = self._start(penalty)
+            trials = [descent.trial() for descent in active.values()]
+            evaluations = evaluate(self._rows, trials)
+            for descent, evaluation in zip(active.values(), evaluations, strict=True):
+                descent.receive(evaluation)
+            for penalty in [p for p, descent in active.items() if descent.finished]:
+                solutions[penalty] = self._solution(penalty, active.pop(penalty))
+        return solutions
 
-    def solution(self, i):
-        d = self.descents[i]; pt = d.point
-        params = pt.parameters - pt.parameters.mean(0)
-        w, b = self.rows.fold(params[:, :-1], params[:, -1], absent_bias=_ABSENT_LOGIT)
-        return LinearSolution(penalty=self.penalties[i], weight=w, bias=b, objective=pt.value, gradient_norm=float(pt.gradient.norm()), gap=pt.relative_gap, converged=d.converged, passes=d.passes)
+    def _may_start(self, active: dict[float, LogisticDescent]) -> bool:
+        if not active:
+            return True
+        _, latest = self._last_two[-1]
+        near = latest.finished or latest.relative_gap <= _START_GAP
+        return near and len(active) < _MAX_ACTIVE
+
+    def _start(self, penalty: float) -> LogisticDescent:
+        descent = LogisticDescent(
+            self._first_guess(penalty),
+            weight_decay=1 / (penalty * len(self._rows)),
+            variances=self._rows.variances,
+            tolerance=self._tolerance,
+            max_passes=self._max_passes,
+            history=self._history,
+            scale=self._last_two[-1][1].scale if self._last_two else 1.0,
+        )
+        self._last_two = [*self._last_two[-1:], (penalty, descent)]
+        return descent
+
+    def _first_guess(self, penalty: float) -> Tensor:
+        if not self._last_two:
+            return self._zero
+        latest_penalty, latest = self._last_two[-1]
+        if len(self._last_two) == 1:
+            return latest.point.parameters
+        before_penalty, before = self._last_two[0]
+        ratio = math.log(penalty / latest_penalty) / math.log(latest_penalty / before_penalty)
+        change = latest.point.parameters - before.point.parameters
+        return latest.point.parameters + min(ratio, _LONGEST_EXTRAPOLATION) * change
+
+    def _solution(self, penalty: float, descent: LogisticDescent) -> LinearSolution:
+        point = descent.point
+        # Rounding may have moved all classes alike, which only the penalty notices.
+        parameters = point.parameters - point.parameters.mean(0)
+        weight, bias = self._rows.fold(
+            parameters[:, :-1], parameters[:, -1], absent_bias=_ABSENT_LOGIT
+        )
+        return LinearSolution(
+            penalty=penalty,
+            weight=weight,
+            bias=bias,
+            objective=point.value,
+            gradient_norm=float(point.gradient.norm()),
+            gap=point.relative_gap,
+            converged=descent.converged,
+            passes=descent.passes,
+        )

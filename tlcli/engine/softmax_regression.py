@@ -16,6 +16,7 @@ from tlcli.engine.standardized_rows import StandardizedRows
 _MAX_LOGITS = 1 << 20
 _MAX_BLOCK_ROWS = 4096
 _EPSILON = 1e-15
+_TINY = 1e-60
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,34 +65,19 @@ class _Sums:
         logits = torch.addmm(self.intercept, rows, self.weight).double()
         logits = logits.view(len(rows), self.num_problems, self.num_classes)
         own = targets.view(-1, 1, 1).expand(-1, self.num_problems, 1)
-        log_probs = logits.log_softmax(2)
-        self.losses -= log_probs.gather(2, own).sum((0, 2))
-        probs = log_probs.exp_()
+        probs, losses, own_residuals = _softmax(logits, own)
+        self.losses += losses
         by_problem = probs.transpose(0, 1).to(self.dtype)
         self.products += by_problem.transpose(1, 2) @ by_problem
-        residuals = probs.scatter_add_(2, own, probs.new_full((1, 1, 1), -1.0).expand_as(own))
+        residuals = probs.scatter_(2, own, own_residuals)
         self.residuals += residuals.sum(0)
         self.gradient += residuals.flatten(1).T.to(self.dtype) @ rows
 
     def evaluations(self, rows: StandardizedRows) -> list[Evaluation]:
-        num_rows = len(rows)
-        gradient = rows.gradient_in_coordinates(self.gradient / num_rows)
-        gradient = gradient.view(self.num_problems, self.num_classes, -1)
-        losses = (self.losses / num_rows).tolist()
-        made = []
-        for number, trial in enumerate(self.trials):
-            weight = trial.parameters[:, :-1]
-            decayed = gradient[number] + trial.weight_decay * weight
-            intercept = self.residuals[number, :, None] / num_rows
-            penalty = 0.5 * trial.weight_decay * float(weight.square().sum())
-            made.append(
-                Evaluation(
-                    value=losses[number] + penalty,
-                    gradient=torch.cat([decayed, intercept], 1),
-                    curvature=_laplacian(self.products[number] / num_rows),
-                )
-            )
-        return made
+        gradient = rows.gradient_in_coordinates(self.gradient / len(rows))
+        gradients = gradient.view(self.num_problems, self.num_classes, gradient.shape[1])
+        sums = zip(self.trials, gradients, self.losses, self.residuals, self.products, strict=True)
+        return [_evaluation(*parts, num_rows=len(rows)) for parts in sums]
 
 
 def evaluate(rows: StandardizedRows, trials: Sequence[Trial]) -> list[Evaluation]:
@@ -100,20 +86,57 @@ def evaluate(rows: StandardizedRows, trials: Sequence[Trial]) -> list[Evaluation
     Returns:
         One evaluation per trial, in their order.
     """
-    groups: dict[torch.dtype, list[int]] = {}
+    numbers: dict[torch.dtype, list[int]] = {}
     for number, trial in enumerate(trials):
-        groups.setdefault(trial.dtype, []).append(number)
-    sums = [_Sums([trials[n] for n in numbers], rows) for numbers in groups.values()]
-    width = len(trials) * rows.num_classes
-    block_rows = max(1, min(_MAX_BLOCK_ROWS, _MAX_LOGITS // width))
-    for block, targets in rows.blocks():
-        for part, own in zip(block.split(block_rows), targets.split(block_rows), strict=True):
-            for group in sums:
-                group.add(part, own)
+        numbers.setdefault(trial.dtype, []).append(number)
+    groups = [_Sums([trials[n] for n in members], rows) for members in numbers.values()]
+    max_rows = max(1, min(_MAX_BLOCK_ROWS, _MAX_LOGITS // (len(trials) * rows.num_classes)))
+    for block, targets in rows.blocks(max_rows=max_rows):
+        for group in groups:
+            group.add(block, targets)
     made: dict[int, Evaluation] = {}
-    for numbers, group in zip(groups.values(), sums, strict=True):
-        made.update(zip(numbers, group.evaluations(rows), strict=True))
+    for members, group in zip(numbers.values(), groups, strict=True):
+        made.update(zip(members, group.evaluations(rows), strict=True))
     return [made[number] for number in range(len(trials))]
+
+
+def _softmax(logits: Tensor, own: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return probabilities, total losses (P,), and own probabilities minus 1; overwrites logits.
+
+    Rows that are all but certain keep their digits: 1 - p is the sum of the other classes.
+
+    Args:
+        logits: Of shape (n, P, K).
+        own: Targets of shape (n, P, 1).
+    """
+    logits -= logits.amax(2, keepdim=True)
+    own_logits = logits.gather(2, own)
+    others = logits.exp_().scatter_(2, own, 0.0).sum(2, keepdim=True)
+    own_exps = own_logits.exp()
+    totals = others + own_exps
+    certain = own_logits == 0
+    losses = torch.where(certain, others.log1p(), totals.log() - own_logits)
+    probs = logits.scatter_(2, own, own_exps).div_(totals)
+    return probs, losses.sum((0, 2)), -others / totals
+
+
+def _evaluation(
+    trial: Trial,
+    gradient: Tensor,
+    losses: Tensor,
+    residuals: Tensor,
+    products: Tensor,
+    *,
+    num_rows: int,
+) -> Evaluation:
+    weight = trial.parameters[:, :-1]
+    penalty = 0.5 * trial.weight_decay * float(weight.square().sum())
+    decayed = gradient + trial.weight_decay * weight
+    return Evaluation(
+        value=float(losses) / num_rows + penalty,
+        gradient=torch.cat([decayed, residuals[:, None] / num_rows], 1),
+        curvature=_laplacian(products / num_rows),
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,7 +156,7 @@ class ClassCurvature:
         # of an average one, so that the matrix has an inverse; no gradient lies along it.
         regular = singular + singular.diagonal().mean() / len(singular)
         values, vectors = torch.linalg.eigh(regular)
-        return cls(values=values.clamp(min=float(values[-1]) * _EPSILON), vectors=vectors)
+        return cls(values=values.clamp(min=float(values[-1]) * _EPSILON + _TINY), vectors=vectors)
 
     def intercept_step(self, gradient: Tensor) -> Tensor:
         """Return the Newton step (K,) of the intercept with the weights held."""

@@ -80,7 +80,9 @@ def clear_cache(names: Sequence[str], *, everything: bool) -> list[CacheEntry]:
     if unknown:
         known = ", ".join(entries) or "nothing"
         raise DataError(f"The cache has no '{unknown[0]}'. It has: {known}.")
-    chosen = list(entries.values()) if everything else [entries[name] for name in set(names)]
+    chosen = (
+        list(entries.values()) if everything else [entries[name] for name in dict.fromkeys(names)]
+    )
     for entry in chosen:
         with machine_errors(Path(entry.path), action="delete"):
             shutil.rmtree(entry.path)

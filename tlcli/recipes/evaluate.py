@@ -177,7 +177,7 @@ def _own_data(folder: RunDirectory, config: EvaluateConfig, *, talk: Talk) -> tu
     if config.limit:
         raise ConfigError("--limit has no effect on a run's own data: its limit is kept.")
     if split == "val":
-        talk.warn("val chose the best epoch of this run: as an estimate it is flattering.")
+        talk.warn("val chose this model among others: as an estimate it is flattering.")
     return images, split
 
 

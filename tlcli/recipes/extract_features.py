@@ -20,7 +20,12 @@ from tlcli.errors import ConfigError, FrozenMovedError, InterruptedRunError
 from tlcli.models.frozen_proof import FrozenReport, check_frozen, digests_of
 from tlcli.models.saved_model import save_weights, write_description
 from tlcli.recipes.extraction_job import ExtractionJob, prepare_extraction
-from tlcli.recipes.feature_folder import BACKBONE, HEAD, open_features
+from tlcli.recipes.feature_folder import (
+    BACKBONE,
+    HEAD,
+    check_free_for_features,
+    open_features,
+)
 from tlcli.recipes.image_data import (
     absolute_spec,
     load_images,
@@ -58,6 +63,7 @@ def run(config: ExtractConfig, *, talk: Talk) -> dict[str, Any] | None:
     check_probe(config.probe)
     config = replace(config, data=replace(config.data, data=absolute_spec(config.data.data)))
     models = split_models(config.model)
+    folders = _folders(config, models)
     workers = workers_of_torchrun()
     shard = parse_shard(config.features.shard)
     share = share_of(shard, workers=workers)
@@ -66,14 +72,9 @@ def run(config: ExtractConfig, *, talk: Talk) -> dict[str, Any] | None:
         if not config.no_head:
             require_parts(images.table)
         summaries = []
-        for model in models:
+        for model, folder in zip(models, folders, strict=True):
             job = prepare_extraction(
-                config,
-                model,
-                images=images,
-                workers=workers,
-                folder=_folder(config, model, several=len(models) > 1),
-                talk=talk,
+                config, model, images=images, workers=workers, folder=folder, talk=talk
             )
             summary = _extract(job, share, workers=workers, in_array=shard is not None, talk=talk)
             summaries += [summary] if summary else []
@@ -81,10 +82,10 @@ def run(config: ExtractConfig, *, talk: Talk) -> dict[str, Any] | None:
         return None
     if len(models) == 1:
         return summaries[0]
-    if config.no_head:
+    if config.no_head or shard is not None:
         return {"schema_version": SCHEMA_VERSION, "runs": summaries}
-    folder = Path(config.output).expanduser() if config.output else None
-    return leaderboard(summaries, seed=config.seed, folder=folder)
+    above = Path(config.output).expanduser() if config.output else None
+    return leaderboard(summaries, seed=config.seed, folder=above)
 
 
 def split_models(model: ModelConfig) -> list[ModelConfig]:
@@ -100,15 +101,16 @@ def split_models(model: ModelConfig) -> list[ModelConfig]:
             f"--weights names {len(weights)} weights for {len(names)} models: give one for all, "
             "or one for each in the same order."
         )
-    if len(set(names)) < len(names):
-        raise ConfigError(f"--model {model.model} names a model twice.")
     each = weights * len(names) if len(weights) == 1 else weights
     models = [
         replace(model, model=name.strip(), weights=tag.strip())
         for name, tag in zip(names, each, strict=True)
     ]
-    for one in models:
-        choose_weights(parse_backbone_name(one.model), one.weights)
+    meant = [parse_backbone_name(one.model) for one in models]
+    if len(set(meant)) < len(meant):
+        raise ConfigError(f"--model {model.model} names a model twice.")
+    for one, name in zip(models, meant, strict=True):
+        choose_weights(name, one.weights)
     return models
 
 
@@ -126,11 +128,27 @@ def parse_shard(text: str | None) -> tuple[int, int] | None:
     return int(number), int(count)
 
 
-def _folder(config: ExtractConfig, model: ModelConfig, *, several: bool) -> Path | None:
+def _folders(config: ExtractConfig, models: Sequence[ModelConfig]) -> list[Path | None]:
+    """Return where the features of each model go; None is the place in the cache.
+
+    Raises:
+        ConfigError: If something else lies there.
+    """
     if config.output is None:
-        return None
+        return [None] * len(models)
     path = Path(config.output).expanduser()
-    return path / model.model.rpartition("/")[2] if several else path
+    if len(models) == 1:
+        folders = [path]
+    else:
+        names = [str(parse_backbone_name(one.model)) for one in models]
+        short = [one.model.rpartition("/")[2] for one in models]
+        folders = [
+            path / (name if short.count(name) == 1 else full.replace("/", "-"))
+            for name, full in zip(short, names, strict=True)
+        ]
+    for folder in folders:
+        check_free_for_features(folder)
+    return list(folders)
 
 
 def _extract(
@@ -209,12 +227,14 @@ def _close(
     copies, crossing = count_copies(job.ids[plain], splits=table.items["split"].tolist())
     warn_of_copies(copies, crossing=crossing, talk=talk)
     images = replace(job.images, copies=copies, crossing_copies=crossing)
-    RunDirectory(path=job.path).write_record(
+    run = RunDirectory(path=job.path)
+    run.write_config_toml(_lasting_options(job))
+    run.write_record(
         {
             "status": "finished",
             "kind": "features",
             "command": "extract-features",
-            "config": options_of(job.config),
+            "config": {**options_of(job.config), **vars(job.model)},
             "model": job.backbone.record(),
             "classes": list(table.classes),
             "preprocessing": job.backbone.preprocessing.to_json(),
@@ -239,6 +259,13 @@ def _close(
             "seconds": {"extract": seconds, "total": seconds},
         }
     )
+
+
+def _lasting_options(job: ExtractionJob) -> dict[str, Any]:
+    """Return what `--config` reads, for the one model: where it went and who shared it is left."""
+    options = {**options_of(job.config), **vars(job.model)}
+    left_out = ("output", "overwrite", "shard")
+    return {k: v for k, v in options.items() if v is not None and k not in left_out}
 
 
 def _prove_frozen(job: ExtractionJob) -> FrozenReport:

@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 from tlcli.data.cache_folder import cache_folder
 from tlcli.data.store.tensor_store import TensorStore
 from tlcli.engine.extraction import PLAIN
-from tlcli.errors import DataError
+from tlcli.errors import ConfigError, DataError
 from tlcli.models.saved_model import ModelDescription, read_description
+from tlcli.results.atomic import machine_errors
 from tlcli.results.run_dir import RunDirectory
 
 HEAD = "head"
@@ -88,6 +89,26 @@ def cached_features_root() -> Path:
     return cache_folder() / "features"
 
 
+def check_free_for_features(path: Path) -> None:
+    """Make sure that features may be written to `path`: it is new, empty or holds such already.
+
+    Raises:
+        ConfigError: If something else lies there.
+        MachineError: If the folder cannot be read.
+    """
+    with machine_errors(path, action="look into the folder of features"):
+        if path.exists() and not path.is_dir():
+            raise ConfigError(f"'{path}' is a file, not a folder: choose another --output.")
+        # what a process leaves that was killed in its first moments begins with a dot
+        names = [entry.name for entry in path.iterdir()] if path.is_dir() else []
+    is_free = all(name.startswith(".") for name in names)
+    if not is_free and "manifest.json" not in names and _kind_of(path) != "features":
+        raise ConfigError(
+            f"'{path}' is not empty and holds no features: choose another --output "
+            "(--overwrite works on folders of features only)."
+        )
+
+
 def find_features(text: str) -> Path:
     """Return the folder that a user means by a path, or by a name from `tlcli cache list`.
 
@@ -125,8 +146,13 @@ def open_features(text: str) -> FeatureFolder:
 
 def head_run_of(path: Path) -> Path:
     """Return the run folder of the head where `path` holds features, else `path` itself."""
+    return path / HEAD if _kind_of(path) == "features" else path
+
+
+def _kind_of(path: Path) -> str | None:
+    """Return the kind in `run.json`; None without one, whoever opens it says what is wrong."""
     try:
         kind = json.loads((path / "run.json").read_text(encoding="utf-8")).get("kind")
     except (OSError, ValueError, AttributeError):
-        return path  # whoever opens it as a run says what is wrong
-    return path / HEAD if kind == "features" else path
+        return None
+    return kind if isinstance(kind, str) else None

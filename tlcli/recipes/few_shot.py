@@ -81,12 +81,11 @@ def run_few_shot(
         for repeat in range(config.repeats):
             chosen = draw_per_class(train.targets, count=count, seed=seed, repeat=repeat)
             few = train.subset(chosen)
-            allowed = [p for p in penalties if config.head != "knn" or p <= len(few)]
             heads = solve_heads(
                 config.head,
                 few,
                 num_classes=num_classes,
-                penalties=allowed,
+                penalties=penalties,
                 memory_limit=memory_limit,
             )
             heads = calibrated(heads, val) if config.head == "ridge" else heads

@@ -1,5 +1,6 @@
 """Solved heads inside their networks: as a model that can be saved, or as a start of training."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -107,7 +108,8 @@ def start_from_head(
         classes: Of the training; the rows of the head are put in their order.
 
     Raises:
-        ConfigError: If the run is of another model, other weights or other classes.
+        ConfigError: If the run is of another model, other weights or other classes, or its
+            backbone was trained.
         ModelError: If its head is not linear on the embedding.
     """
     path = head_run_of(run)
@@ -120,6 +122,7 @@ def start_from_head(
             f"'{differing[0]}' for one. Solve a head on this data."
         )
     weight, bias = linear_head_of(path)
+    _check_same_backbone(network, path, head_names=backbone.head_names)
     rows = torch.tensor(outputs_of(description.classes, wanted=classes))
     head: tuple[Tensor, Tensor] = (weight[rows], bias[rows])
     set_linear_head(network, head_names=backbone.head_names, weight=head[0], bias=head[1])
@@ -139,3 +142,20 @@ def _check_same_origin(description: ModelDescription, *, backbone: Backbone, pat
                 f"--init-head {path}: its {what} is {theirs}, not {ours}: a head is of use on the "
                 "features it was solved on only."
             )
+
+
+def _check_same_backbone(network: nn.Module, path: Path, *, head_names: Sequence[str]) -> None:
+    """Compare tensor by tensor: random weights have no hash, and a run may have trained its own."""
+    saved = read_weights(path / "model.safetensors")
+    differing = [
+        name
+        for name, tensor in network.state_dict().items()
+        if not any(name.startswith(f"{head}.") for head in head_names)
+        and not torch.equal(saved[name], tensor)
+    ]
+    if differing:
+        raise ConfigError(
+            f"--init-head {path}: {len(differing)} tensors of its backbone are not those of this "
+            f"network, '{differing[0]}' for one: a head is of use on the features it was solved "
+            "on only. With --weights none give the same --seed."
+        )

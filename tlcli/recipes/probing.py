@@ -9,6 +9,7 @@ from typing import Any
 
 from tlcli.config import ProbeHeadConfig
 from tlcli.engine.cpu_memory import physical_memory
+from tlcli.errors import DataError
 from tlcli.models.saved_model import save_weights, write_description
 from tlcli.recipes.feature_folder import FeatureFolder
 from tlcli.recipes.feature_part import FeaturePart
@@ -96,6 +97,7 @@ def probe_features(
     run = RunDirectory.create(path, overwrite=overwrite)
     with run.status_kept():
         shutil.copyfile(folder.splits_path, run.splits_path)
+        run.write_config_toml(_probe_options(config, seed=seed))
         run.update(**_record(folder, config, seed=seed, command=command))
         started = time.perf_counter()
         heads = _solve(folder, config, parts=parts, talk=talk)
@@ -137,7 +139,17 @@ def head_summary(folder: FeatureFolder, run: RunDirectory) -> dict[str, Any]:
 
 
 def _parts(folder: FeatureFolder) -> _Parts:
-    """Return the parts of a folder; validation and test are small enough to be kept in memory."""
+    """Return the parts of a folder.
+
+    Raises:
+        DataError: If there is nothing to solve a head on, or nothing to choose it by.
+    """
+    for split in ("train", "val"):
+        if not (folder.items["split"] == split).any():
+            raise DataError(
+                f"'{folder.path}' has no features of images in the part '{split}': extract those "
+                "of data that has it, or give extract-features --val-split above 0."
+            )
     judged = {
         split: _part(folder, split, with_views=False)
         for split in ("val", "test")
@@ -259,19 +271,32 @@ def _few_shot(
 def _record(
     folder: FeatureFolder, config: ProbeHeadConfig, *, seed: int, command: str
 ) -> dict[str, Any]:
-    """Return what is known before the first head."""
+    """Return what is known before the first head.
+
+    The seed in `config` stays that of the extraction, which decided what was split and limited.
+    """
     record = folder.record
     kept = ("model", "classes", "preprocessing", "data", "environment", "features", "frozen")
-    options = {**record["config"], **vars(config), "seed": seed}
+    options = {**record["config"], **vars(config)}
+    cache = record["trunk_cache"]
+    if command == "probe":  # computes nothing
+        cache = {**cache, "hits": cache["hits"] + cache["misses"], "misses": 0}
     return {
         "kind": "classification",
         "command": command,
         "config": options,
         "store": str(folder.path.resolve()),
-        "trunk_cache": record["trunk_cache"],
+        "trunk_cache": cache,
         "seed": seed,
         **{key: record[key] for key in kept},
     }
+
+
+def _probe_options(config: ProbeHeadConfig, *, seed: int) -> dict[str, Any]:
+    """Return what `tlcli probe --config` reads: the options of the head that were used."""
+    penalties = ",".join(map(repr, parse_penalties(config)))
+    options = {**vars(config), "penalties": penalties, "seed": seed}
+    return {name: value for name, value in options.items() if value is not None}
 
 
 def _seconds(folder: FeatureFolder, *, head: float, total: float) -> dict[str, float]:
