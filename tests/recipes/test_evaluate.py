@@ -77,9 +77,7 @@ def test_run__takes_the_test_part_where_there_is_one(trained: tuple[Path, Path])
 def test_run__val_is_called_flattering(trained: tuple[Path, Path]) -> None:
     _, talk = evaluate(run=trained[0], split="val")
 
-    assert talk.warnings == [
-        "val chose this model among others: as an estimate it is flattering."
-    ]
+    assert talk.warnings == ["val chose this model among others: as an estimate it is flattering."]
 
 
 def test_run__equals_timm_on_its_own(trained: tuple[Path, Path]) -> None:

@@ -102,9 +102,15 @@ def show_probe(summary: Mapping[str, Any]) -> None:
     out.line(f"Store: {summary['store']}")
     if summary["run"]:
         out.line(f"Run folder: {summary['run']}")
-        out.line(f"Next: tlcli finetune --init-head {summary['run']}")
+        out.line(f"Next: {_next(summary)}")
     else:
         out.line(f"Next: tlcli probe {summary['store']}")
+
+
+def _next(summary: Mapping[str, Any]) -> str:
+    if summary["head"] == "knn" or summary["features"]["layers"]:
+        return f"tlcli evaluate {summary['run']} --data OTHER_IMAGES"
+    return f"tlcli finetune --init-head {summary['run']} --model {summary['model']['name']}"
 
 
 def _times(seconds: Mapping[str, float]) -> str:

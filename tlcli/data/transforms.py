@@ -91,24 +91,33 @@ def normalize(images: Tensor, *, mean: Sequence[float], std: Sequence[float]) ->
         std: Per channel, for values in 0..1.
     """
     # torchvision's own normalize asks `(std == 0).any()`, for which the device must be waited for
-    divisor, means, stds = _constants(tuple(mean), tuple(std), device=images.device)
-    return images.to(torch.float32).div_(divisor).sub_(means).div_(stds)
+    values = images.to(torch.float32)
+    is_last = not values.is_contiguous()
+    size = (values.shape[2], values.shape[3]) if is_last else (1, 1)
+    divisor, means, stds = _constants(tuple(mean), tuple(std), size=size, device=images.device)
+    return values.div_(divisor).sub_(means).div_(stds)
 
 
-@functools.cache
+@functools.lru_cache(maxsize=8)
 def _constants(
-    mean: tuple[float, ...], std: tuple[float, ...], *, device: torch.device
+    mean: tuple[float, ...],
+    std: tuple[float, ...],
+    *,
+    size: tuple[int, int],
+    device: torch.device,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return 255, mean and std on a device, copied there once and not for every batch.
 
-    The divisor too is a tensor: CUDA would multiply by the reciprocal of a Python number.
+    The divisor too is a tensor: CUDA would multiply by the reciprocal of a Python number. For
+    images in channels-last format mean and std are spelt out for every pixel: the CPU would take
+    them three values at a time.
     """
     with torch.inference_mode(False):
-        return (
-            torch.tensor(255.0, device=device),
-            torch.tensor(mean, device=device).view(-1, 1, 1),
-            torch.tensor(std, device=device).view(-1, 1, 1),
+        means, stds = (
+            torch.tensor(values, device=device).expand(*size, len(values)).contiguous()
+            for values in (mean, std)
         )
+        return torch.tensor(255.0, device=device), means.permute(2, 0, 1), stds.permute(2, 0, 1)
 
 
 def _fitted_size(image: Image.Image, size: list[int], *, whole: bool) -> list[int]:

@@ -64,7 +64,8 @@ class ImageEmbedder:
         Raises:
             DataError: a file cannot be read or decoded.
         """
-        pixels = torch.stack([self._pixels(request) for request in requests])
+        views = [self._pixels(request).permute(1, 2, 0) for request in requests]
+        pixels = torch.stack(views).permute(0, 3, 1, 2)  # as Pillow holds them: channels last
         mean, std = self.preprocessing.mean, self.preprocessing.std
         with torch.inference_mode(), self.runtime.autocast():
             inputs = normalize(self.runtime.images(pixels), mean=mean, std=std)

@@ -15,6 +15,7 @@ from tlcli.errors import ConfigError
 MEMORY_LIMIT = 4 << 30
 
 _MAX_ACTIVE = 4
+_MAX_DESCENTS = _MAX_ACTIVE + 2
 _START_GAP = 1e-2
 """Relative gap at which the next penalty starts from where this one is.
 
@@ -25,7 +26,7 @@ data, and evaluations of one penalty): 1e-6, strictly one after the other, 263, 
 features are read from disk.
 """
 _LONGEST_EXTRAPOLATION = 2.0
-_MAX_HISTORY = 10
+_MAX_HISTORY = 20
 _HISTORY_BYTES = 512 << 20
 _ABSENT_LOGIT = -20.0
 
@@ -123,7 +124,7 @@ class _Path:
         shape = (rows.num_classes, len(rows.variances) + 1)
         self._zero = rows.variances.new_zeros(shape)
         pair_bytes = 2 * self._zero.numel() * self._zero.itemsize
-        self._history = max(1, min(_MAX_HISTORY, _HISTORY_BYTES // (_MAX_ACTIVE * pair_bytes)))
+        self._history = max(1, min(_MAX_HISTORY, _HISTORY_BYTES // (_MAX_DESCENTS * pair_bytes)))
 
     def walk(self, penalties: Sequence[float]) -> dict[float, LinearSolution]:
         """Solve for penalties of rising C."""
@@ -157,7 +158,7 @@ class _Path:
             tolerance=self._tolerance,
             max_passes=self._max_passes,
             history=self._history,
-            scale=self._last_two[-1][1].scale if self._last_two else 1.0,
+            neighbour=self._last_two[-1][1] if self._last_two else None,
         )
         self._last_two = [*self._last_two[-1:], (penalty, descent)]
         return descent

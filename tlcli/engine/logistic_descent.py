@@ -1,12 +1,12 @@
 """The way down to the minimum of one logistic regression, one evaluation after the other."""
 
 import math
-from collections import deque
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from tlcli.engine.limited_memory import LimitedMemory
 from tlcli.engine.softmax_regression import ClassCurvature, Evaluation, Trial, certified_gap
 
 _ARMIJO = 1e-4
@@ -18,7 +18,6 @@ _PATIENCE = 25
 """Points without a smaller gradient after which float32 is taken to be the obstacle."""
 _WEIGHTS_DONE = 0.8
 """Part of the tolerance that the weights may use up; the rest is the intercept's."""
-_LEAST_COSINE = 1e-10
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,15 +50,6 @@ class _Search:
     step: float
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Pair:
-    """Movement between two accepted points and what it did to the gradient."""
-
-    moved: Tensor
-    turned: Tensor
-    product: float
-
-
 class LogisticDescent:
     """L-BFGS preconditioned by the spectrum of the features and the curvature among classes.
 
@@ -82,7 +72,7 @@ class LogisticDescent:
         tolerance: Certified relative gap to reach.
         max_passes: Evaluations after which to give up.
         history: Movements that L-BFGS remembers.
-        scale: Factor of the preconditioner until there is a history.
+        neighbour: Descent of another weight decay over the same rows, whose history is taken over.
     """
 
     def __init__(
@@ -94,15 +84,15 @@ class LogisticDescent:
         tolerance: float,
         max_passes: int,
         history: int,
-        scale: float = 1.0,
+        neighbour: "LogisticDescent | None" = None,
     ) -> None:
-        self.scale = scale
         self.passes = 0
+        self._scale = 1.0
         self._weight_decay = weight_decay
         self._variances = variances
         self._tolerance = tolerance
         self._max_passes = max_passes
-        self._pairs: deque[_Pair] = deque(maxlen=history)
+        self._memory = LimitedMemory(history, shape=start.shape, like=start)
         self._dtype = torch.float32
         self._trial = start
         self._point: Point | None = None
@@ -110,6 +100,8 @@ class LogisticDescent:
         self._smallest_gap = math.inf
         self._points_since = 0
         self._gave_up = False
+        if neighbour is not None:
+            self._inherit(neighbour)
 
     @property
     def point(self) -> Point:
@@ -147,11 +139,18 @@ class LogisticDescent:
             self._remember(evaluation)
         self._accept(evaluation)
         if self.finished:
-            self._pairs.clear()
-        elif self._dtype == torch.float32 and self._points_since > _PATIENCE:
+            return
+        if self._dtype == torch.float32 and self._points_since > _PATIENCE:
             self._use_float64()
         else:
             self._aim()
+
+    def _inherit(self, neighbour: "LogisticDescent") -> None:
+        added = self._variances.new_full((len(self._variances) + 1,), self._weight_decay)
+        added -= neighbour._weight_decay
+        added[-1] = 0  # the intercept's
+        self._memory = neighbour._memory.with_curvature(added)
+        self._scale = neighbour._scale
 
     def _is_good(self, evaluation: Evaluation, search: _Search) -> bool:
         value = self.point.value
@@ -167,8 +166,8 @@ class LogisticDescent:
         step = search.step * min(max(secant, 0.1), 0.5)
         if step >= _SHORTEST_STEP:
             self._go(search.direction, slope=search.slope, step=step)
-        elif self._pairs:
-            self._pairs.clear()
+        elif len(self._memory):
+            self._memory.clear()
             self._aim()
         elif self._dtype == torch.float32:
             self._use_float64()
@@ -177,16 +176,14 @@ class LogisticDescent:
 
     def _use_float64(self) -> None:
         self._dtype = torch.float64
-        self._pairs.clear()
+        self._memory.clear()
         self._search = None
         self._trial = self.point.parameters
 
     def _remember(self, evaluation: Evaluation) -> None:
-        moved = self._trial - self.point.parameters
-        turned = evaluation.gradient - self.point.gradient
-        product = _dot(moved, turned)
-        if product > _LEAST_COSINE * float(moved.norm() * turned.norm()):
-            self._pairs.append(_Pair(moved=moved, turned=turned, product=product))
+        self._memory.add(
+            self._trial - self.point.parameters, evaluation.gradient - self.point.gradient
+        )
 
     def _accept(self, evaluation: Evaluation) -> None:
         curvature = ClassCurvature.of(evaluation)
@@ -221,18 +218,12 @@ class LogisticDescent:
         self._trial = self.point.parameters + step * direction
 
     def _times_inverse_hessian(self, gradient: Tensor) -> Tensor:
-        rest = gradient.clone()
-        factors: list[float] = []
-        for pair in reversed(self._pairs):
-            factors.append(_dot(pair.moved, rest) / pair.product)
-            rest -= factors[-1] * pair.turned
-        if self._pairs:
-            last = self._pairs[-1]
-            self.scale = last.product / _dot(last.turned, self._precondition(last.turned))
-        result = self.scale * self._precondition(rest)
-        for pair, factor in zip(self._pairs, reversed(factors), strict=True):
-            result += (factor - _dot(pair.turned, result) / pair.product) * pair.moved
-        return result
+        if len(self._memory):
+            change, product = self._memory.newest_change()
+            self._scale = product / _dot(change, self._precondition(change))
+        return self._memory.times_inverse(
+            gradient, lambda rest: self._scale * self._precondition(rest)
+        )
 
     def _precondition(self, gradient: Tensor) -> Tensor:
         curvature = self.point.curvature

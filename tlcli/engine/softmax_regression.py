@@ -14,7 +14,7 @@ from torch import Tensor
 from tlcli.engine.standardized_rows import StandardizedRows
 
 _MAX_LOGITS = 1 << 20
-_MAX_BLOCK_ROWS = 4096
+_MAX_BLOCK_ROWS = 16384
 _EPSILON = 1e-15
 _TINY = 1e-60
 

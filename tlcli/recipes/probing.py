@@ -133,6 +133,7 @@ def head_summary(folder: FeatureFolder, run: RunDirectory) -> dict[str, Any]:
         "run": str(run.path),
         "store": str(folder.path),
         "model": record["model"],
+        "head": record["config"]["head"],
         **{key: record.get(key) for key in _SUMMARY_KEYS},
         "seconds": record["seconds"],
     }

@@ -76,9 +76,11 @@ def parse_penalties(config: ProbeHeadConfig) -> tuple[float, ...]:
 
 def _spaced(text: str) -> list[float]:
     low, high, count = text.split(":")
-    if not (count.isdecimal() and float(low) > 0 and float(high) > float(low) and int(count) > 1):
+    if not (count.isdecimal() and 0 < float(low) < float(high) < math.inf and int(count) > 1):
         return []
-    return [float(value) for value in np.geomspace(float(low), float(high), int(count))]
+    # the last digits of a logarithm would make 5.999999999999999 of 6 neighbours
+    spaced = np.geomspace(float(low), float(high), int(count))
+    return [float(f"{value:.12g}") for value in spaced]
 
 
 def solve_heads(
