@@ -8,9 +8,14 @@ from hypothesis import strategies as st
 from tlcli.config import (
     DataConfig,
     EvaluateConfig,
+    ExtractConfig,
+    FeaturesConfig,
     FinetuneConfig,
     FreezingConfig,
+    ModelConfig,
     OutputConfig,
+    ProbeConfig,
+    ProbeHeadConfig,
     RuntimeConfig,
     TrainConfig,
     options_of,
@@ -39,13 +44,25 @@ from tlcli.errors import ConfigError
         (RuntimeConfig, "num_workers", [-1], [0, None]),
         (EvaluateConfig, "seed", [-1], [0, None]),
         (EvaluateConfig, "batch_size", [0], [1]),
+        (FeaturesConfig, "views", [-1], [0, 3]),
+        (FeaturesConfig, "batch_size", [0, -1], [1, None]),
+        (FeaturesConfig, "verify", [-0.1, 1.1], [0.0, 1.0]),
+        (ProbeHeadConfig, "repeats", [0, -1], [1]),
+        (ExtractConfig, "seed", [-1], [0]),
+        (ProbeConfig, "seed", [-1], [0]),
     ],
     ids=lambda value: value if isinstance(value, str) else None,
 )
 def test_ranges__are_checked_in_the_users_words(
     cls: type[Any], field: str, bad: list[Any], good: list[Any]
 ) -> None:
-    others = {TrainConfig: {"warmup_epochs": 0.0}, EvaluateConfig: {"model": "m"}}.get(cls, {})
+    needed: dict[type[Any], dict[str, Any]] = {
+        TrainConfig: {"warmup_epochs": 0.0},
+        EvaluateConfig: {"model": "m"},
+        ProbeHeadConfig: {"shots": "1"},
+        ProbeConfig: {"store": "s"},
+    }
+    others = needed.get(cls, {})
     for value in good:
         assert getattr(cls(**{**others, field: value}), field) == value
     for value in bad:
@@ -114,6 +131,31 @@ def test_weight_decay__where_none_is_given(options: dict[str, Any], expected: fl
         (lambda: OutputConfig(resume=True), "--resume needs --output RUN"),
         (lambda: EvaluateConfig(), "needs either a run folder or --model NAME"),
         (lambda: EvaluateConfig(run="r", model="m"), "needs either a run folder or --model NAME"),
+        (
+            lambda: FreezingConfig(init_head="run", head="mlp:8"),
+            "--init-head brings a linear head, --head mlp:8 asks for another",
+        ),
+        (lambda: FeaturesConfig(pool="avg"), "--pool avg works on --layer"),
+        (lambda: FeaturesConfig(views=2, augment="none"), "--views needs --augment flip, light"),
+        (lambda: FeaturesConfig(augment="flip"), "--augment flip has no effect without --views"),
+        (lambda: FeaturesConfig(augment="none"), "--augment none has no effect without --views"),
+        (lambda: ProbeHeadConfig(repeats=3), "--repeats 3 has no effect without --shots"),
+        (
+            lambda: ExtractConfig(features=FeaturesConfig(layer="layer4", pool="none")),
+            "--pool none keeps whole maps, a head needs vectors: add --no-head",
+        ),
+        (
+            lambda: ExtractConfig(features=FeaturesConfig(shard="1/2"), overwrite=True),
+            "--overwrite with --shard would delete what other jobs computed",
+        ),
+        (
+            lambda: ExtractConfig(no_head=True, probe=ProbeHeadConfig(head="knn")),
+            "have no effect with --no-head",
+        ),
+        (
+            lambda: ExtractConfig(no_head=True, probe=ProbeHeadConfig(shots="1")),
+            "--head, --penalties, --shots and --monitor have no effect with --no-head",
+        ),
     ],
 )
 def test_combinations__that_cannot_be_honoured(make: Any, words: str) -> None:
@@ -164,6 +206,31 @@ def test_from_options__sorts_options_into_their_parts() -> None:
         runtime=RuntimeConfig(device="cpu"),
         output=OutputConfig(output="run"),
     )
+
+
+def test_from_options__of_an_extraction() -> None:
+    options = {"model": "a,b", "layer": "layer4", "pool": "max", "penalties": "1,2", "seed": 4}
+
+    config = ExtractConfig.from_options(options)
+
+    assert config == ExtractConfig(
+        model=ModelConfig(model="a,b"),
+        features=FeaturesConfig(layer="layer4", pool="max"),
+        probe=ProbeHeadConfig(penalties="1,2"),
+        seed=4,
+    )
+    assert ExtractConfig.from_options(options_of(config)) == config
+
+
+def test_from_options__of_a_probe() -> None:
+    config = ProbeConfig.from_options({"store": "s", "head": "knn", "shots": "1,5", "repeats": 2})
+
+    assert config == ProbeConfig(
+        store="s", probe=ProbeHeadConfig(head="knn", shots="1,5", repeats=2)
+    )
+    assert ProbeConfig.from_options(options_of(config)) == config
+    with pytest.raises(TypeError, match="no option of ProbeConfig: model"):
+        ProbeConfig.from_options({"store": "s", "model": "resnet18"})
 
 
 def test_from_options__nothing_is_dropped_in_silence() -> None:

@@ -61,6 +61,7 @@ class FreezingConfig:
     schedule: str | None = None
     head: str = "linear"
     init_head: str | None = None
+    freeze_norm: bool = False
 
     def __post_init__(self) -> None:
         if self.unfreeze is not None and self.schedule is not None:

@@ -2,8 +2,11 @@ import os
 import resource
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+
+from tlcli.engine.cpu_memory import physical_memory
 
 CODE = """
 import resource, torch
@@ -40,3 +43,15 @@ def test_keep_freed_memory__large_blocks_are_not_mapped_anew() -> None:
 
 def test_keep_freed_memory__own_settings_of_the_user_stay() -> None:
     assert run(keep=True, MALLOC_ARENA_MAX="2")[0] == "False"
+
+
+@pytest.mark.skipif(not Path("/proc/meminfo").exists(), reason="needs Linux")
+def test_physical_memory__is_what_the_kernel_says() -> None:
+    first = Path("/proc/meminfo").read_text().splitlines()[0].split()
+    assert (first[0], first[2]) == ("MemTotal:", "kB")
+    assert physical_memory() == pytest.approx(1024 * int(first[1]), rel=1e-3)
+
+
+def test_physical_memory__where_the_system_does_not_tell(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(os, "sysconf")
+    assert physical_memory() == 8 * 2**30

@@ -1,11 +1,11 @@
 import numpy as np
 import pytest
 import torch
+from feature_sets import FEATURE_SETS, blobs
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.preprocessing import StandardScaler
 
-from tests.engine.feature_sets import FEATURE_SETS, blobs
 from tlcli.engine.feature_moments import measure_moments
 from tlcli.engine.labelled_features import InMemoryFeatures
 from tlcli.errors import DataError
@@ -20,19 +20,17 @@ def test_measure_moments__equals_numpy(name: str, block_rows: int) -> None:
     )
     num_classes = int(targets.max()) + 2
     moments, correlation = measure_moments(
-        data, num_classes=num_classes, gram_dtype=torch.float64
+        data, num_classes=num_classes, dtype=torch.float64, with_correlation=True
     )
     scaler = StandardScaler().fit(features.astype(np.float64))
     assert correlation is not None
     assert moments.num_rows == len(features)
-    np.testing.assert_allclose(moments.mean, scaler.mean_, rtol=1e-7, atol=1e-7)
-    np.testing.assert_allclose(moments.scale, scaler.scale_, rtol=1e-6)
+    np.testing.assert_allclose(moments.mean, scaler.mean_, rtol=1e-12, atol=1e-12)
+    np.testing.assert_allclose(moments.scale, scaler.scale_, rtol=1e-12)
     np.testing.assert_array_equal(moments.constant, scaler.var_ == 0)
-    np.testing.assert_array_equal(
-        moments.class_counts, np.bincount(targets, minlength=num_classes)
-    )
+    np.testing.assert_array_equal(moments.class_counts, np.bincount(targets, minlength=num_classes))
     scaled = scaler.transform(features.astype(np.float64))
-    np.testing.assert_allclose(correlation, scaled.T @ scaled / len(scaled), atol=1e-6)
+    np.testing.assert_allclose(correlation, scaled.T @ scaled / len(scaled), atol=1e-12)
 
 
 @settings(max_examples=30, deadline=None)
@@ -62,7 +60,7 @@ def test_measure_moments__constant_columns(value: float) -> None:
     assert float(moments.scale[0]) == 1.0
 
 
-def test_measure_moments__without_gram_there_is_no_correlation() -> None:
+def test_measure_moments__correlation_only_if_wanted() -> None:
     features, targets = blobs()
     data = InMemoryFeatures(torch.from_numpy(features), torch.from_numpy(targets))
     assert measure_moments(data, num_classes=4)[1] is None
@@ -74,21 +72,21 @@ def test_measure_moments__counts_broken_rows(value: float) -> None:
     features[[3, 50, 299], [0, 1, 2]] = value
     features[50, 5] = value
     data = InMemoryFeatures(torch.from_numpy(features), torch.from_numpy(targets), block_rows=40)
-    with pytest.raises(DataError, match="^3 of 300 rows have NaN or infinite features"):
+    with pytest.raises(DataError, match=r"^3 of 300 rows have NaN or infinite features"):
         measure_moments(data, num_classes=4)
 
 
 def test_measure_moments__float16_overflow_is_named() -> None:
     features = torch.tensor([[1.0], [70000.0], [2.0]]).half()
     data = InMemoryFeatures(features, torch.tensor([0, 1, 1]))
-    with pytest.raises(DataError, match="^1 of 3 rows .* infinite in float16.*--dtype float32"):
+    with pytest.raises(DataError, match=r"^1 of 3 rows .* infinite in float16.*--dtype float32"):
         measure_moments(data, num_classes=2)
 
 
 def test_measure_moments__features_too_large_to_square() -> None:
     features = torch.tensor([[1.0, 1e30], [2.0, -1e30], [3.0, 0.0]])
     data = InMemoryFeatures(features, torch.tensor([0, 1, 1]))
-    with pytest.raises(DataError, match="^1 of 2 feature columns have values beyond 1e18"):
+    with pytest.raises(DataError, match=r"^1 of 2 feature columns have values beyond 1e18"):
         measure_moments(data, num_classes=2)
 
 
@@ -107,5 +105,5 @@ def test_measure_moments__no_rows() -> None:
 @pytest.mark.parametrize("target", [-1, 4])
 def test_measure_moments__target_that_is_no_class(target: int) -> None:
     data = InMemoryFeatures(torch.randn(5, 2), torch.tensor([0, 1, target, target, 2]))
-    with pytest.raises(DataError, match="^2 targets are not among 0 to 3, the 4 classes"):
+    with pytest.raises(DataError, match=r"^2 targets are not among 0 to 3, the 4 classes"):
         measure_moments(data, num_classes=4)

@@ -4,13 +4,13 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
+from feature_sets import FEATURE_SETS, Floats, Integers, blobs, relu_features
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.special import log_softmax
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
-from tests.engine.feature_sets import FEATURE_SETS, Floats, Integers, blobs, relu_features
 from tlcli.engine import linear_head
 from tlcli.engine.labelled_features import InMemoryFeatures
 from tlcli.engine.linear_head import LinearSolution, solve_logistic
@@ -83,9 +83,7 @@ def test_solve_logistic__equals_sklearn(name: str) -> None:
     )
     for solution, penalty in zip(solutions, PENALTIES, strict=True):
         model = oracle(features, targets, penalty)
-        minimum = objective(
-            standardized(features), targets, model.coef_, model.intercept_, penalty
-        )
+        minimum = objective(standardized(features), targets, model.coef_, model.intercept_, penalty)
         assert solution.converged
         assert solution.penalty == penalty
         assert solution.objective == pytest.approx(minimum, rel=1e-6)
@@ -150,9 +148,7 @@ def test_solve_logistic__certificate_bounds_the_true_gap(
     features, targets = blobs(rows, dim, classes, spread=spread, seed=seed)
     penalty = 10**exponent
     data = in_memory(features, targets)
-    [solution] = solve_logistic(
-        data, num_classes=classes, penalties=[penalty], tolerance=tolerance
-    )
+    [solution] = solve_logistic(data, num_classes=classes, penalties=[penalty], tolerance=tolerance)
     [exact] = solve_logistic(data, num_classes=classes, penalties=[penalty], tolerance=1e-10)
     assert solution.converged
     assert solution.gap <= tolerance
@@ -320,7 +316,7 @@ def test_solve_logistic__no_penalties() -> None:
 
 def test_solve_logistic__history_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     features, targets = relu_features()
-    monkeypatch.setattr(linear_head, "_HISTORY_BYTES", 1)
+    monkeypatch.setattr(linear_head, "_MOST_BYTES", 1)
     [solution] = solve_logistic(in_memory(features, targets), num_classes=5, penalties=[1.0])
     assert solution.converged
 

@@ -3,10 +3,10 @@ import math
 import numpy as np
 import pytest
 import torch
+from feature_sets import FEATURE_SETS, blobs
 from sklearn.linear_model import Ridge, RidgeClassifier
 from sklearn.preprocessing import StandardScaler
 
-from tests.engine.feature_sets import FEATURE_SETS, blobs
 from tlcli.engine.labelled_features import InMemoryFeatures
 from tlcli.engine.ridge_head import solve_ridge
 from tlcli.errors import ConfigError, DataError
@@ -32,7 +32,7 @@ def test_solve_ridge__equals_sklearn(name: str, memory_limit: int) -> None:
         ridge = Ridge(alpha=penalty, solver="svd").fit(scaled, one_hot)
         weight = solution.weight.double().numpy() * scaler.scale_
         size = np.abs(ridge.coef_).max()
-        np.testing.assert_allclose(weight, ridge.coef_, rtol=1e-4, atol=1e-4 * size)
+        np.testing.assert_allclose(weight, ridge.coef_, rtol=1e-6, atol=1e-6 * size)
         residuals = one_hot - ridge.predict(scaled)
         expected = (residuals**2).sum(1).mean() + penalty * (ridge.coef_**2).sum() / len(scaled)
         assert solution.objective == pytest.approx(expected, rel=1e-6)
@@ -58,7 +58,7 @@ def test_solve_ridge__decides_as_ridge_classifier(classes: int) -> None:
     assert (outputs.argmax(1).numpy() == classifier.predict(scaled)).all()
     weight = solution.weight.double().numpy() * scaler.scale_
     if classes == 2:
-        np.testing.assert_allclose(weight[1] - weight[0], classifier.coef_[0], atol=1e-6)
+        np.testing.assert_allclose(weight[1] - weight[0], classifier.coef_.ravel(), atol=1e-6)
     else:
         np.testing.assert_allclose(2 * weight, classifier.coef_, atol=1e-6)
 
@@ -81,7 +81,7 @@ def test_solve_ridge__too_large_for_eigenvectors(monkeypatch: pytest.MonkeyPatch
     features, targets = blobs()
     monkeypatch.setattr("tlcli.engine.standardized_rows.MAX_EIGENPROBLEM", 10)
     data = InMemoryFeatures(torch.from_numpy(features), torch.from_numpy(targets))
-    with pytest.raises(ConfigError, match="12 features of 300 rows. Use --head linear"):
+    with pytest.raises(ConfigError, match=r"12 features of 300 rows\. Use --head linear"):
         solve_ridge(data, num_classes=4, penalties=[1.0])
 
 
@@ -97,5 +97,5 @@ def test_solve_ridge__broken_features() -> None:
     features, targets = blobs()
     features[7, 3] = np.nan
     data = InMemoryFeatures(torch.from_numpy(features), torch.from_numpy(targets))
-    with pytest.raises(DataError, match="^1 of 300 rows have NaN"):
+    with pytest.raises(DataError, match=r"^1 of 300 rows have NaN"):
         solve_ridge(data, num_classes=4, penalties=[1.0])

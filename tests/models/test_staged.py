@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision import models as zoo
+from toy import TINY_STAGES, TinyNet
 
 from tlcli.backbones.catalog import SOURCES
 from tlcli.backbones.stages import find_stages
@@ -375,3 +376,24 @@ def test_train__dropout_of_a_new_head_is_active() -> None:
     assert network.classifier[2].training
     assert isinstance(network.classifier[2], nn.Dropout)
     assert not network.conv_head.training
+
+
+def test_freeze_norm__statistics_stay_while_weights_are_trained() -> None:
+    torch.manual_seed(0)
+    network = TinyNet(with_batch_norm=True)
+    model = StagedModel(network, stages=TINY_STAGES, freeze_norm=True).train()
+    assert not network.norm.training
+    assert network.stem.training
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
+    model(torch.randn(8, 3, 12, 12)).logsumexp(dim=1).sum().backward()
+    optimizer.step()
+    after = network.state_dict()
+    kept = {name for name in after if torch.equal(before[name], after[name])}
+    assert {"norm.running_mean", "norm.running_var", "norm.num_batches_tracked"} <= kept
+    assert not {"norm.weight", "norm.bias", "stem.weight"} & kept
+    assert {name for name, _ in model.frozen_tensors()} == {
+        "norm.running_mean",
+        "norm.running_var",
+        "norm.num_batches_tracked",
+    }

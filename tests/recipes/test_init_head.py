@@ -1,7 +1,6 @@
 """`finetune --init-head`: it starts where the probe ended, and never ends below it."""
 
 import csv
-import shutil
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -36,14 +35,18 @@ HARMFUL: dict[str, Any] = {"lr": 3.0, "epochs": 2, "unfreeze": "head"}
 @pytest.fixture
 def resnet(timm_files: dict[str, Path]) -> dict[str, Any]:
     """The model that `features` are of."""
-    return {"model": "timm/test_resnet", "weights": timm_files["test_resnet"]}
+    return {
+        "model": "timm/test_resnet",
+        "weights": timm_files["test_resnet"],
+        "batch_size": 20,
+    }
 
 
 @pytest.mark.parametrize("name", MODELS)
 def test_run__starts_at_the_accuracy_of_the_probe(
     tmp_path: Path, noisy: Path, timm_files: dict[str, Path], name: str
 ) -> None:
-    own = {"model": f"timm/{name}", "weights": timm_files[name]}
+    own = {"model": f"timm/{name}", "weights": timm_files[name], "batch_size": 20}
     probe, _ = extract(noisy, tmp_path / "s", **own, penalties="0.001,0.01,0.1")
 
     summary, talk = finetune(
@@ -75,7 +78,7 @@ def test_run__ridge_heads_too(
 
 
 def test_run__distilled_heads_are_averaged(tmp_path: Path, noisy: Path) -> None:
-    own = {"model": "timm/deit_tiny_distilled_patch16_224", "weights": "none", "limit": 6}
+    own = {"model": "timm/deit_tiny_distilled_patch16_224", "weights": "none", "limit": 3}
     probe, _ = extract(noisy, tmp_path / "s", **own, penalties="0.01")
 
     finetune(
@@ -88,11 +91,11 @@ def test_run__distilled_heads_are_averaged(tmp_path: Path, noisy: Path) -> None:
 
 
 def test_run__head_only_run_can_be_gone_on_from(
-    tmp_path: Path, noisy: Path, resnet: dict[str, Any]
+    tmp_path: Path, photos: Path, resnet: dict[str, Any]
 ) -> None:
-    first, _ = finetune(tmp_path / "a", data=noisy, unfreeze="head", epochs=1, lr=0.01, **resnet)
+    first, _ = finetune(tmp_path / "a", data=photos, unfreeze="head", epochs=1, lr=0.01, **resnet)
 
-    finetune(tmp_path / "b", data=noisy, init_head=tmp_path / "a", **resnet, epochs=1)
+    finetune(tmp_path / "b", data=photos, init_head=tmp_path / "a", **resnet, epochs=1)
 
     initial, metrics = record_of(tmp_path / "b")["initial"], first["results"]["val"]["metrics"]
     assert set(initial) == {"loss", "top1", "top5", "macro_f1"}
@@ -121,24 +124,24 @@ def test_run__epoch_0_is_kept_where_training_makes_it_worse(
 
 
 def test_run__better_epoch_is_taken(
-    tmp_path: Path, noisy: Path, features: Path, resnet: dict[str, Any]
+    tmp_path: Path, photos: Path, timm_files: dict[str, Path]
 ) -> None:
-    solve(features, penalties="1e-5", output=tmp_path / "weak")
+    own = {"model": "timm/test_vit", "weights": timm_files["test_vit"]}
+    extract(photos, tmp_path / "s", penalties="1e-5", **own)
 
     summary, _ = finetune(
         tmp_path / "run",
-        data=noisy,
-        init_head=tmp_path / "weak",
+        data=photos,
+        init_head=tmp_path / "s",
         monitor="loss",
-        unfreeze="head",
-        lr=1e-3,
+        lr=3e-3,
+        backbone_lr=1e-3,
         epochs=2,
-        **resnet,
+        **own,
     )
 
     losses = [float(row["val/loss"]) for row in metrics_of(tmp_path / "run")]
-    initial = record_of(tmp_path / "run")["initial"]["loss"]
-    assert min(losses) < initial
+    assert min(losses) < record_of(tmp_path / "run")["initial"]["loss"]
     assert summary["best"] == {
         "epoch": 1 + losses.index(min(losses)),
         "metric": "val/loss",
@@ -146,17 +149,15 @@ def test_run__better_epoch_is_taken(
     }
 
 
-@pytest.mark.parametrize("options", [HARMFUL, {"lr": 1e-3, "epochs": 2, "unfreeze": "layer4"}])
 def test_resume__equals_a_run_that_was_left_alone(
     tmp_path: Path,
     noisy: Path,
     features: Path,
     resnet: dict[str, Any],
     monkeypatch: pytest.MonkeyPatch,
-    options: dict[str, Any],
 ) -> None:
-    head = shutil.copytree(features, tmp_path / "features")
-    values = {"data": noisy, "init_head": head, "batch_size": 20, **resnet, **options}
+    values = {"data": noisy, "init_head": features, "limit": 12, **resnet, **HARMFUL}
+    values["batch_size"] = 6
     finetune(tmp_path / "whole", **values)
     with monkeypatch.context() as patch:
         signal_at(patch, epoch=1, step=1, number=signal.SIGTERM)
@@ -213,9 +214,9 @@ def test_run__head_of_something_else_is_refused(
     assert not (tmp_path / "run").exists()
 
 
-def test_run__random_weights_of_another_seed_are_refused(tmp_path: Path, noisy: Path) -> None:
-    extract(noisy, tmp_path / "s", penalties="0.01", seed=1)
-    options: dict[str, Any] = {"data": noisy, "init_head": tmp_path / "s", "epochs": 1}
+def test_run__random_weights_of_another_seed_are_refused(tmp_path: Path, photos: Path) -> None:
+    extract(photos, tmp_path / "s", penalties="0.01", seed=1)
+    options: dict[str, Any] = {"data": photos, "init_head": tmp_path / "s", "epochs": 1}
 
     with pytest.raises(ConfigError, match="tensors of its backbone are not those of this network"):
         finetune(tmp_path / "other", **options, seed=2)
@@ -226,16 +227,16 @@ def test_run__random_weights_of_another_seed_are_refused(tmp_path: Path, noisy: 
 
 
 def test_run__head_on_a_trained_backbone_is_refused(
-    tmp_path: Path, noisy: Path, resnet: dict[str, Any]
+    tmp_path: Path, photos: Path, resnet: dict[str, Any]
 ) -> None:
-    finetune(tmp_path / "a", data=noisy, unfreeze="layer4", epochs=1, **resnet)
+    finetune(tmp_path / "a", data=photos, unfreeze="layer4", epochs=1, **resnet)
 
     with pytest.raises(ConfigError, match=r"not those of this network, 'layer4\.0\.\S+' for one"):
-        finetune(tmp_path / "b", data=noisy, init_head=tmp_path / "a", epochs=1, **resnet)
+        finetune(tmp_path / "b", data=photos, init_head=tmp_path / "a", epochs=1, **resnet)
 
 
 def mlp_run(root: Path, features: Path, data: Path, own: dict[str, Any]) -> Path:
-    finetune(root / "mlp", data=data, head="mlp:8", unfreeze="head", epochs=1, **own)
+    finetune(root / "mlp", data=data, limit=3, head="mlp:8", unfreeze="head", epochs=1, **own)
     return root / "mlp"
 
 
@@ -245,7 +246,7 @@ def knn_run(root: Path, features: Path, data: Path, own: dict[str, Any]) -> Path
 
 
 def layer_run(root: Path, features: Path, data: Path, own: dict[str, Any]) -> Path:
-    extract(data, root / "layers", layer="layer3", penalties="1", **own)
+    extract(data, root / "layers", limit=3, layer="layer3", penalties="1", **own)
     return root / "layers"
 
 
@@ -284,7 +285,7 @@ def test_run__run_that_is_not_there_is_told(tmp_path: Path, noisy: Path) -> None
 def test_run__features_without_a_head_are_told(
     tmp_path: Path, noisy: Path, resnet: dict[str, Any]
 ) -> None:
-    extract(noisy, tmp_path / "s", no_head=True, **resnet)
+    extract(noisy, tmp_path / "s", no_head=True, limit=3, **resnet)
 
     with pytest.raises(DataError, match=r"head/model\.json is missing or damaged"):
         finetune(tmp_path / "run", data=noisy, init_head=tmp_path / "s", **resnet)
@@ -296,13 +297,13 @@ def test_config__an_mlp_cannot_start_from_a_linear_head() -> None:
 
 
 def test_run__name_of_the_cache_is_kept_as_a_path(
-    tmp_path: Path, noisy: Path, resnet: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, photos: Path, resnet: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TLCLI_CACHE_DIR", str(tmp_path / "cache"))
-    probe, _ = extract(noisy, None, penalties="0.01", **resnet)
+    probe, _ = extract(photos, None, penalties="0.01", **resnet)
     name = Path(probe["store"]).name
 
-    finetune(tmp_path / "run", data=noisy, init_head=name, epochs=1, **resnet)
+    finetune(tmp_path / "run", data=photos, init_head=name, epochs=1, **resnet)
 
     assert record_of(tmp_path / "run")["config"]["init_head"] == probe["store"]
     with (tmp_path / "run" / "config.toml").open() as file:
@@ -314,7 +315,7 @@ def test_run__leaves_the_head_as_it_was(
 ) -> None:
     before = all_bytes(features)
 
-    finetune(tmp_path / "run", data=noisy, init_head=features, epochs=1, **resnet)
+    finetune(tmp_path / "run", data=noisy, limit=3, init_head=features, epochs=1, **resnet)
 
     assert all_bytes(features) == before
 

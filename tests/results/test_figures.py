@@ -4,8 +4,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tlcli.errors import MachineError
 from tlcli.results.figures import (
+    CurvePoint,
     draw_confusion_matrix,
+    draw_few_shot_curve,
+    draw_penalty_path,
     draw_training_curves,
     merge_cells,
     most_confused,
@@ -93,3 +97,70 @@ def test_draw_training_curves__marks_phases(tmp_path: Path) -> None:
 def test_draw_training_curves__nothing_to_draw(tmp_path: Path, rows: list[Row]) -> None:
     with pytest.raises(ValueError, match="no epochs with val/map to draw"):
         draw_training_curves(tmp_path / "c.png", rows=rows, metric="val/map")
+
+
+def points(*means: float, half: float) -> list[CurvePoint]:
+    return [
+        CurvePoint(shots=5**i, mean=mean, low=mean - half, high=mean + half, n=5)
+        for i, mean in enumerate(means)
+    ]
+
+
+def test_draw_few_shot_curve__writes_a_png(tmp_path: Path) -> None:
+    draw_few_shot_curve(tmp_path / "c.png", points=points(0.4, 0.6, 0.7, half=0.1), split="test")
+    assert drawn_size(tmp_path / "c.png") > (500, 300)
+
+
+def test_draw_few_shot_curve__wider_intervals_are_seen(tmp_path: Path) -> None:
+    def ink(half: float) -> float:
+        # the outermost points pin the axes
+        wide = points(0.2, 0.5, 0.6, 0.8, half=half)
+        ends = [
+            CurvePoint(shots=p.shots, mean=p.mean, low=0.0, high=1.0, n=5)
+            for p in (wide[0], wide[-1])
+        ]
+        path = tmp_path / "c.png"
+        draw_few_shot_curve(path, points=[ends[0], *wide[1:-1], ends[1]], split="val")
+        with Image.open(path) as image:
+            return float((255 - np.asarray(image.convert("L"), dtype=float)).sum())
+
+    assert ink(0.2) > 1.02 * ink(0.01)
+
+
+def test_draw_few_shot_curve__one_point_without_an_interval(tmp_path: Path) -> None:
+    alone = CurvePoint(shots=3, mean=0.5, low=float("nan"), high=float("nan"), n=1)
+    draw_few_shot_curve(tmp_path / "c.png", points=[alone], split="val")
+    assert drawn_size(tmp_path / "c.png") > (500, 300)
+
+
+@pytest.mark.parametrize("penalties", [[0.1], [1e-5, 1e-3, 10.0], [1.0, 3.0, 100.0]], ids=str)
+def test_draw_penalty_path__writes_a_png(tmp_path: Path, penalties: list[float]) -> None:
+    count = len(penalties)
+    draw_penalty_path(
+        tmp_path / "p.png",
+        penalties=penalties,
+        top1=[0.5] * count,
+        loss=[1.0 / (1 + i) for i in range(count)],
+        name="C",
+    )
+    assert drawn_size(tmp_path / "p.png") > (500, 400)
+
+
+def test_draw_penalty_path__shows_both_values_and_the_name(tmp_path: Path) -> None:
+    def picture(**changes: object) -> bytes:
+        values = {"top1": [0.1, 0.9], "loss": [2.0, 1.0], "name": "C", **changes}
+        draw_penalty_path(tmp_path / "p.png", penalties=[0.1, 1.0], **values)  # type: ignore[arg-type]
+        return (tmp_path / "p.png").read_bytes()
+
+    plain = picture()
+    assert picture() == plain
+    changes = ({"top1": [0.9, 0.1]}, {"loss": [1.0, 2.0]}, {"name": "alpha"})
+    assert all(picture(**change) != plain for change in changes)
+
+
+def test_few_shot_and_penalty_pictures__unwritable_folder_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "no_folder" / "x.png"
+    with pytest.raises(MachineError, match="Cannot write"):
+        draw_few_shot_curve(path, points=points(0.5, half=0.1), split="val")
+    with pytest.raises(MachineError, match="Cannot write"):
+        draw_penalty_path(path, penalties=[1.0], top1=[0.5], loss=[1.0], name="C")

@@ -33,6 +33,7 @@ def finetune(
     init_head: o.InitHeadOpt = FreezingConfig.init_head,
     unfreeze: o.UnfreezeOpt = FreezingConfig.unfreeze,
     schedule: o.ScheduleOpt = FreezingConfig.schedule,
+    freeze_norm: o.FreezeNormOpt = FreezingConfig.freeze_norm,
     epochs: o.EpochsOpt = TrainConfig.epochs,
     batch_size: o.BatchSizeOpt = TrainConfig.batch_size,
     lr: o.LrOpt = TrainConfig.lr,

@@ -240,6 +240,14 @@ ProbeOutputOpt = Annotated[
     str | None,
     _option("--output", "-o", panel=_OUTPUT, text="Run folder; without it a new one in STORE."),
 ]
+FreezeNormOpt = Annotated[
+    bool,
+    _option(
+        "--freeze-norm",
+        panel=_FREEZING,
+        text="Keep the pretrained statistics of every BatchNorm, in trained stages too.",
+    ),
+]
 EpochsOpt = Annotated[
     int, _option("--epochs", panel=_OPTIM, text="Passes over the training images.")
 ]

@@ -32,22 +32,20 @@ class FeatureMoments:
 class _Totals:
     """Sums over rows, taken relative to a provisional mean so that no digits cancel."""
 
-    def __init__(self, first: Tensor, *, num_classes: int, gram_dtype: torch.dtype | None) -> None:
+    def __init__(self, first: Tensor, *, num_classes: int, dtype: torch.dtype, gram: bool) -> None:
         dim, device = first.shape[1], first.device
-        self.origin = first.mean(0, dtype=torch.float64).float()
+        self.origin = first.mean(0, dtype=torch.float64).to(dtype)
         self.sums = torch.zeros(dim, dtype=torch.float64, device=device)
         self.squares = torch.zeros_like(self.sums)
         self.class_counts = torch.zeros(num_classes, dtype=torch.int64, device=device)
-        self.gram_dtype = gram_dtype
-        self.gram = self.sums.new_zeros(dim, dim) if gram_dtype else None
+        self.gram = self.sums.new_zeros(dim, dim) if gram else None
 
     def add(self, features: Tensor, targets: Tensor) -> None:
-        centred = features - self.origin
+        centred = features.to(self.origin.dtype) - self.origin
         self.sums += centred.sum(0, dtype=torch.float64)
         self.squares += centred.square().sum(0, dtype=torch.float64)
         self.class_counts += torch.bincount(targets, minlength=len(self.class_counts))
         if self.gram is not None:
-            centred = centred.to(self.gram_dtype)
             self.gram += centred.T @ centred
 
     def results(self) -> tuple[FeatureMoments, Tensor | None]:
@@ -71,7 +69,11 @@ class _Totals:
 
 
 def measure_moments(
-    features: LabelledFeatures, *, num_classes: int, gram_dtype: torch.dtype | None = None
+    features: LabelledFeatures,
+    *,
+    num_classes: int,
+    dtype: torch.dtype = torch.float32,
+    with_correlation: bool = False,
 ) -> tuple[FeatureMoments, Tensor | None]:
     """Measure features in one pass over their blocks.
 
@@ -82,10 +84,11 @@ def measure_moments(
     Args:
         features: Rows to measure.
         num_classes: Targets must be 0 to num_classes - 1.
-        gram_dtype: Arithmetic of the Gram matrix inside a block; blocks are added up in float64.
+        dtype: Arithmetic inside a block; blocks are added up in float64.
+        with_correlation: Whether to compute the Gram matrix, which takes nearly all the time.
 
     Returns:
-        The moments and, if `gram_dtype` is given, the (D, D) float64 correlation matrix: the
+        The moments and, if wanted, the (D, D) float64 correlation matrix of the features: the
         Gram matrix of the standardised features over N.
 
     Raises:
@@ -99,7 +102,7 @@ def measure_moments(
         if not bool(block.isfinite().all()):
             broken += int((~block.isfinite()).any(1).sum())
         if totals is None:
-            totals = _Totals(block, num_classes=num_classes, gram_dtype=gram_dtype)
+            totals = _Totals(block, num_classes=num_classes, dtype=dtype, gram=with_correlation)
         if not broken:
             totals.add(block, targets)
     if broken:

@@ -17,17 +17,9 @@ MEMORY_LIMIT = 4 << 30
 _MAX_ACTIVE = 4
 _MAX_DESCENTS = _MAX_ACTIVE + 2
 _START_GAP = 1e-2
-"""Relative gap at which the next penalty starts from where this one is.
-
-Measured with K = 10 / K = 100 classes on 10,000 x 512 features and 13 penalties (passes over the
-data, and evaluations of one penalty): 1e-6, strictly one after the other, 263, 263 / 158, 158;
-1e-2 181, 274 / 109, 163; 1e-1 151, 295 / 86, 188; all penalties at once from zero about 100, 380
-/ 120, 510. Evaluations are what counts if classes are many, passes if they are few or if the
-features are read from disk.
-"""
 _LONGEST_EXTRAPOLATION = 2.0
-_MAX_HISTORY = 20
-_HISTORY_BYTES = 512 << 20
+_FEW_PAIRS, _MANY_PAIRS = 10, 40
+_HANDY_BYTES, _MOST_BYTES = 64 << 20, 512 << 20
 _ABSENT_LOGIT = -20.0
 
 
@@ -123,8 +115,7 @@ class _Path:
         self._last_two: list[tuple[float, LogisticDescent]] = []
         shape = (rows.num_classes, len(rows.variances) + 1)
         self._zero = rows.variances.new_zeros(shape)
-        pair_bytes = 2 * self._zero.numel() * self._zero.itemsize
-        self._history = max(1, min(_MAX_HISTORY, _HISTORY_BYTES // (_MAX_DESCENTS * pair_bytes)))
+        self._history = _history_length(2 * self._zero.numel() * self._zero.itemsize)
 
     def walk(self, penalties: Sequence[float]) -> dict[float, LinearSolution]:
         """Solve for penalties of rising C."""
@@ -148,7 +139,7 @@ class _Path:
             return True
         _, latest = self._last_two[-1]
         near = latest.finished or latest.relative_gap <= _START_GAP
-        return near and len(active) < _MAX_ACTIVE
+        return near and self._rows.resident is None and len(active) < _MAX_ACTIVE
 
     def _start(self, penalty: float) -> LogisticDescent:
         descent = LogisticDescent(
@@ -191,3 +182,9 @@ class _Path:
             converged=descent.converged,
             passes=descent.passes,
         )
+
+
+def _history_length(pair_bytes: int) -> int:
+    """Return how many movements to remember: many if they are small, as reading them costs."""
+    handy = min(_MANY_PAIRS, max(_FEW_PAIRS, _HANDY_BYTES // pair_bytes))
+    return max(1, min(handy, _MOST_BYTES // (_MAX_DESCENTS * pair_bytes)))

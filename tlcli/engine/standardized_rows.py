@@ -12,6 +12,10 @@ from tlcli.engine.labelled_features import LabelledFeatures
 MAX_EIGENPROBLEM = 8192
 """Largest matrix whose eigenvectors are computed; about a minute on two cores."""
 
+_ROTATED_ROWS_PER_CLASS = 400
+"""Up to so many rows per class it is cheaper to turn all rows into coordinates once than to turn
+weights and gradients at each of the few hundred passes of a fit."""
+
 _KERNEL_CUTOFF = 1e-13
 """Directions with less than this part of the largest variance are rounding."""
 
@@ -22,7 +26,7 @@ class StandardizedRows:
 
     Weights are sought as U (K, r) in the basis V (D, r) of principal directions, so that
     W = U V^T holds on standardised features; there the covariance of the features is diagonal.
-    With fewer rows than features, r < N, and the rows are kept in these coordinates themselves.
+    With fewer rows than features, r < N. Few rows are kept in these coordinates themselves.
     """
 
     moments: FeatureMoments
@@ -121,22 +125,28 @@ def prepare_rows(
     by_kernel = fits and num_rows < dim and num_rows <= MAX_EIGENPROBLEM
     by_gram = not by_kernel and dim <= MAX_EIGENPROBLEM
     moments, correlation = measure_moments(
-        features, num_classes=num_classes, gram_dtype=dtype if by_gram else None
+        features, num_classes=num_classes, dtype=dtype, with_correlation=by_gram
     )
     variances, basis = (~moments.constant).double(), None
     if correlation is not None:
         variances, basis = torch.linalg.eigh(correlation)
     resident = _load(features, moments, dtype=dtype) if fits else None
-    if by_kernel and resident is not None:
-        variances, basis, coordinates = _kernel_coordinates(resident[0])
-        resident = (coordinates, resident[1])
+    few = num_rows <= _ROTATED_ROWS_PER_CLASS * num_classes
+    in_coordinates = by_kernel or (by_gram and fits and few)
+    if resident is not None and in_coordinates:
+        rows, targets = resident
+        if basis is None:
+            variances, basis, rows = _kernel_coordinates(rows)
+        else:
+            rows = rows @ basis.to(dtype)
+        resident = (rows, targets)
     return StandardizedRows(
         moments=moments,
         variances=variances.clamp(min=0),
         basis=None if basis is None else basis.to(dtype),
         features=features,
         resident=resident,
-        in_coordinates=by_kernel,
+        in_coordinates=in_coordinates,
         dtype=dtype,
     )
 

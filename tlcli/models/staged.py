@@ -16,11 +16,20 @@ class StagedModel(nn.Module):
     optimizer with weight decay would act on.
 
     Modules are never swapped, so an optimizer may be built before any stage is opened.
+
+    Args:
+        network: A network of a source, changed in place.
+        stages: All its stages.
+        freeze_norm: Keep the statistics of every BatchNorm, in trained stages too; its weights are
+            trained with their stage.
     """
 
-    def __init__(self, network: nn.Module, *, stages: Sequence[Stage]) -> None:
+    def __init__(
+        self, network: nn.Module, *, stages: Sequence[Stage], freeze_norm: bool = False
+    ) -> None:
         super().__init__()
         self.network = network
+        self.freeze_norm = freeze_norm
         self.stages = tuple(stages)
         self.trained: frozenset[str] = frozenset()
         self.open_stages([stage.name for stage in stages])
@@ -44,7 +53,8 @@ class StagedModel(nn.Module):
         if not mode:
             return self
         for name, module in self.network.named_modules():
-            if name and not self._holds_trained(name):
+            is_kept = self.freeze_norm and has_statistics(module)
+            if is_kept or (name and not self._holds_trained(name)):
                 module.training = False
         return self
 
@@ -54,14 +64,23 @@ class StagedModel(nn.Module):
 
     def frozen_tensors(self) -> Iterator[tuple[str, Tensor]]:
         """Yield name and value of every parameter and saved buffer that must not move."""
+        statistics = self._kept_statistics() if self.freeze_norm else set()
         for name, tensor in self.network.state_dict().items():
-            if self.stage_of(name).name not in self.trained:
+            if name in statistics or self.stage_of(name).name not in self.trained:
                 yield name, tensor
 
     @property
     def body_stages(self) -> tuple[Stage, ...]:
         """All stages but the head, from the input on."""
         return tuple(stage for stage in self.stages if stage.name != HEAD)
+
+    def _kept_statistics(self) -> set[str]:
+        return {
+            f"{name}.{buffer}"
+            for name, module in self.network.named_modules()
+            if has_statistics(module)
+            for buffer, _ in module.named_buffers(recurse=False)
+        }
 
     def _holds_trained(self, module_name: str) -> bool:
         """Say whether a module lies in a trained stage or is a parent of one's members."""
@@ -70,3 +89,8 @@ class StagedModel(nn.Module):
             for stage in self.stages
             if stage.name in self.trained
         )
+
+
+def has_statistics(module: nn.Module) -> bool:
+    """Say whether a layer keeps running statistics, as every kind of BatchNorm does."""
+    return isinstance(getattr(module, "running_mean", None), Tensor)

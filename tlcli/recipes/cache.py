@@ -115,7 +115,8 @@ def _features_entry(path: Path) -> CacheEntry:
         model, rows = str(store.key["model"]), len(store)
         data = open_features(str(path)).record["data"]["spec"]
     except DataError:
-        state = "unfinished" if model or not (path / "run.json").exists() else "damaged"
+        is_complete = all((path / name).exists() for name in ("run.json", "items.parquet"))
+        state = "damaged" if is_complete else "unfinished"
     return CacheEntry(
         name=path.name,
         kind="features",

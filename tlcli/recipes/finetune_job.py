@@ -167,7 +167,9 @@ def with_new_head(backbone: Backbone, config: FinetuneConfig, *, num_classes: in
         num_classes=num_classes,
         spec=parse_head(config.freezing.head),
     )
-    return StagedModel(backbone.network, stages=backbone.stages)
+    return StagedModel(
+        backbone.network, stages=backbone.stages, freeze_norm=config.freezing.freeze_norm
+    )
 
 
 def warn_of_holes(plan: TrainingPlan, *, model: StagedModel, talk: Talk) -> None:

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from tlcli.backbones.protocol import Backbone
@@ -154,17 +153,17 @@ def _row(plan: TrainingPlan, stage: Stage, *, model: StagedModel, train: TrainCo
         lr=None if frozen else plan.learning_rates[stage.name],
         weight_decay=None if frozen else train.matrix_decay,
         trained_from=start,
-        batch_norm=_batch_norm_mode(model.network, stage, start=start),
+        batch_norm=_batch_norm_mode(model, stage, start=start),
     )
 
 
-def _batch_norm_mode(network: nn.Module, stage: Stage, *, start: int | None) -> str:
+def _batch_norm_mode(model: StagedModel, stage: Stage, *, start: int | None) -> str:
     has_any = any(
         isinstance(module, _BatchNorm) and stage.owns(name)
-        for name, module in network.named_modules()
+        for name, module in model.network.named_modules()
     )
     if not has_any:
         return "-"
-    if start is None:
+    if start is None or model.freeze_norm:
         return "eval"
     return "train" if start == 0 else "eval, then train"
