@@ -47,18 +47,25 @@ def extract(command: list[str], options: list[str], store: Path) -> dict[str, in
     return cache
 
 
+def descendants(pid: int) -> list[int]:
+    """Return all processes below one; torchrun gives its workers sessions of their own."""
+    found = subprocess.run(["pgrep", "-P", str(pid)], capture_output=True, text=True, check=False)
+    children = [int(line) for line in found.stdout.split()]
+    return [below for child in children for below in (child, *descendants(child))]
+
+
 def kill_after(seconds: float, command: list[str], options: list[str], store: Path) -> bool:
     """Start, kill with all its children, and say whether it was still running."""
     process = subprocess.Popen(
         [*command, "extract-features", *options, "--no-head", "--output", str(store)],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
-        start_new_session=True,
     )
     try:
         process.wait(timeout=seconds)
     except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)
+        for pid in [process.pid, *descendants(process.pid)]:
+            os.kill(pid, signal.SIGKILL)
         process.wait()
         return True
     return False
