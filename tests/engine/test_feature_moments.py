@@ -107,3 +107,10 @@ def test_measure_moments__target_that_is_no_class(target: int) -> None:
     data = InMemoryFeatures(torch.randn(5, 2), torch.tensor([0, 1, target, target, 2]))
     with pytest.raises(DataError, match=r"^2 targets are not among 0 to 3, the 4 classes"):
         measure_moments(data, num_classes=4)
+
+
+def test_measure_moments__one_scale_is_the_root_of_the_mean_variance() -> None:
+    features = torch.tensor([[0.0, 0.0, 5.0], [2.0, 6.0, 5.0]])
+    data = InMemoryFeatures(features, torch.tensor([0, 1]))
+    moments, _ = measure_moments(data, num_classes=2, one_scale=True)
+    np.testing.assert_allclose(moments.scale, [5**0.5, 5**0.5, 1.0])

@@ -314,9 +314,10 @@ def test_run__other_seed_does_not_change_which_images_were_limited(
     extract(noisy, tmp_path / "s", weights=weights, limit=12, no_head=True)
     summary, _ = solve(tmp_path / "s", seed=3)
 
+    ours = set(predictions(Path(summary["run"]) / "evaluation" / "val"))
+
     evaluation, _ = evaluate(run=summary["run"], split="val")
 
-    ours = set(predictions(Path(summary["run"]) / "evaluation" / "val"))
     assert evaluation.report.metrics["top1"] == summary["results"]["val"]["metrics"]["top1"]
     assert set(predictions(evaluation.folder)) == ours
     assert len(ours) == 12

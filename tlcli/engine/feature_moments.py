@@ -17,7 +17,7 @@ class FeatureMoments:
     mean: Tensor
     """(D,) float64."""
     scale: Tensor
-    """(D,) float64: standard deviation with divisor N, 1 for constant columns."""
+    """(D,) float64: what columns are divided by, 1 for constant ones; see `one_scale`."""
     constant: Tensor
     """(D,) bool: columns that have the same value in every row, to rounding."""
     class_counts: Tensor
@@ -48,13 +48,14 @@ class _Totals:
         if self.gram is not None:
             self.gram += centred.T @ centred
 
-    def results(self) -> tuple[FeatureMoments, Tensor | None]:
+    def results(self, *, one_scale: bool) -> tuple[FeatureMoments, Tensor | None]:
         num_rows = int(self.class_counts.sum())
         shift = self.sums / num_rows
         mean = self.origin.double() + shift
         variance = (self.squares / num_rows - shift.square()).clamp(min=0)
         constant = _is_constant(variance, mean=mean, num_rows=num_rows)
-        scale = torch.where(constant, 1.0, variance.sqrt())
+        common = variance[~constant].mean() if one_scale else variance
+        scale = torch.where(constant, 1.0, common.sqrt())
         moments = FeatureMoments(
             num_rows=num_rows,
             mean=mean,
@@ -74,6 +75,7 @@ def measure_moments(
     num_classes: int,
     dtype: torch.dtype = torch.float32,
     with_correlation: bool = False,
+    one_scale: bool = False,
 ) -> tuple[FeatureMoments, Tensor | None]:
     """Measure features in one pass over their blocks.
 
@@ -86,6 +88,8 @@ def measure_moments(
         num_classes: Targets must be 0 to num_classes - 1.
         dtype: Arithmetic inside a block; blocks are added up in float64.
         with_correlation: Whether to compute the Gram matrix, which takes nearly all the time.
+        one_scale: Divide all columns by the root of their mean variance, not each by its standard
+            deviation with divisor N; for so few rows that these are mere chance.
 
     Returns:
         The moments and, if wanted, the (D, D) float64 correlation matrix of the features: the
@@ -113,7 +117,7 @@ def measure_moments(
         )
     _check_totals(totals, num_rows=len(features))
     assert totals is not None
-    return totals.results()
+    return totals.results(one_scale=one_scale)
 
 
 def _check_targets(targets: Tensor, *, num_classes: int) -> None:

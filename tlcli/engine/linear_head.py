@@ -53,6 +53,7 @@ def solve_logistic(
     tolerance: float = 1e-6,
     max_passes: int = 1000,
     memory_limit: int = MEMORY_LIMIT,
+    one_scale: bool = False,
 ) -> list[LinearSolution]:
     """Fit multinomial logistic regression on standardised features for every penalty.
 
@@ -81,6 +82,7 @@ def solve_logistic(
             true the certificate itself is, to about 1e-7.
         max_passes: Evaluations per penalty after which it is returned unconverged.
         memory_limit: Bytes for standardised rows; if they do not fit they are read at every pass.
+        one_scale: See `measure_moments`; z_i are then not those of `StandardScaler`.
 
     Returns:
         One solution per penalty, in the order given.
@@ -90,7 +92,9 @@ def solve_logistic(
         DataError: As `measure_moments`.
     """
     check_penalties(penalties)
-    rows = prepare_rows(features, num_classes=num_classes, memory_limit=memory_limit)
+    rows = prepare_rows(
+        features, num_classes=num_classes, memory_limit=memory_limit, one_scale=one_scale
+    )
     path = _Path(rows, tolerance=tolerance, max_passes=max_passes)
     solutions = path.walk(sorted(set(penalties)))
     return [solutions[penalty] for penalty in penalties]

@@ -20,6 +20,7 @@ def solve_ridge(
     num_classes: int,
     penalties: Sequence[float],
     memory_limit: int = MEMORY_LIMIT,
+    one_scale: bool = False,
 ) -> list[LinearSolution]:
     """Fit ridge regression of one-hot targets on standardised features for every penalty.
 
@@ -38,6 +39,7 @@ def solve_ridge(
         num_classes: Targets must be 0 to num_classes - 1.
         penalties: Values of alpha, in any order.
         memory_limit: Bytes for standardised rows; if they do not fit they are read twice.
+        one_scale: See `measure_moments`; z_i are then not those of `StandardScaler`.
 
     Returns:
         One solution per penalty, in the order given.
@@ -49,7 +51,11 @@ def solve_ridge(
     """
     check_penalties(penalties)
     rows = prepare_rows(
-        features, num_classes=num_classes, memory_limit=memory_limit, dtype=torch.float64
+        features,
+        num_classes=num_classes,
+        memory_limit=memory_limit,
+        dtype=torch.float64,
+        one_scale=one_scale,
     )
     if rows.basis is None:
         raise ConfigError(

@@ -102,6 +102,7 @@ def prepare_rows(
     num_classes: int,
     memory_limit: int,
     dtype: torch.dtype = torch.float32,
+    one_scale: bool = False,
 ) -> StandardizedRows:
     """Standardise features and find their principal directions.
 
@@ -116,6 +117,7 @@ def prepare_rows(
         memory_limit: Bytes that the standardised rows may take. If they need more, they are read
             and standardised anew at every pass.
         dtype: Arithmetic of rows and Gram matrix.
+        one_scale: See `measure_moments`.
 
     Raises:
         DataError: As `measure_moments`.
@@ -125,7 +127,11 @@ def prepare_rows(
     by_kernel = fits and num_rows < dim and num_rows <= MAX_EIGENPROBLEM
     by_gram = not by_kernel and dim <= MAX_EIGENPROBLEM
     moments, correlation = measure_moments(
-        features, num_classes=num_classes, dtype=dtype, with_correlation=by_gram
+        features,
+        num_classes=num_classes,
+        dtype=dtype,
+        with_correlation=by_gram,
+        one_scale=one_scale,
     )
     variances, basis = (~moments.constant).double(), None
     if correlation is not None:

@@ -37,7 +37,7 @@ _SUMMARY_KEYS = ("status", "best", "results", "few_shot", "features", "frozen", 
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Parts:
+class ProbeParts:
     """What heads are solved on, chosen by and reported on."""
 
     train: FeaturePart
@@ -90,7 +90,7 @@ def probe_features(
     Raises:
         TlcliError: For everything a user or the machine can get wrong; see `tlcli.errors`.
     """
-    parts = _parts(folder)
+    parts = parts_of(folder)
     if config.shots:
         shots = max(parse_shots(config.shots))
         check_enough(parts.few_shot_train.targets, shots=shots, num_classes=len(folder.classes))
@@ -139,7 +139,7 @@ def head_summary(folder: FeatureFolder, run: RunDirectory) -> dict[str, Any]:
     }
 
 
-def _parts(folder: FeatureFolder) -> _Parts:
+def parts_of(folder: FeatureFolder) -> ProbeParts:
     """Return the parts of a folder.
 
     Raises:
@@ -156,7 +156,7 @@ def _parts(folder: FeatureFolder) -> _Parts:
         for split in ("val", "test")
         if (folder.items["split"] == split).any()
     }
-    return _Parts(
+    return ProbeParts(
         train=_part(folder, "train", with_views=True),
         few_shot_train=_part(folder, "train", with_views=False),
         judged=judged,
@@ -172,7 +172,7 @@ def _part(folder: FeatureFolder, split: str, *, with_views: bool) -> FeaturePart
 
 
 def _solve(
-    folder: FeatureFolder, config: ProbeHeadConfig, *, parts: _Parts, talk: Talk
+    folder: FeatureFolder, config: ProbeHeadConfig, *, parts: ProbeParts, talk: Talk
 ) -> list[SolvedHead]:
     penalties = parse_penalties(config)
     heads = solve_heads(
@@ -234,7 +234,7 @@ def _warn_of_doubts(
 
 
 def _report(
-    folder: FeatureFolder, run: RunDirectory, best: SolvedHead, *, parts: _Parts, seed: int
+    folder: FeatureFolder, run: RunDirectory, best: SolvedHead, *, parts: ProbeParts, seed: int
 ) -> dict[str, EvalReport]:
     """Judge the chosen head on the part that chose it and, this once, on the test part."""
     description = folder.description
@@ -254,7 +254,7 @@ def _report(
 
 
 def _few_shot(
-    folder: FeatureFolder, config: ProbeHeadConfig, *, parts: _Parts, seed: int, talk: Talk
+    folder: FeatureFolder, config: ProbeHeadConfig, *, parts: ProbeParts, seed: int, talk: Talk
 ) -> list[Draw]:
     return run_few_shot(
         parts.few_shot_train,

@@ -90,6 +90,7 @@ def solve_heads(
     num_classes: int,
     penalties: Sequence[float],
     memory_limit: int,
+    one_scale: bool = False,
 ) -> list[SolvedHead]:
     """Solve a head of one kind for every penalty.
 
@@ -99,15 +100,17 @@ def solve_heads(
         num_classes: K.
         penalties: See `DEFAULT_PENALTIES`; for `knn` those above the number of rows are left out.
         memory_limit: Bytes the solver may use to keep features.
+        one_scale: Scale all features alike instead of standardising each.
     """
     if kind == "knn":
         return _nearest_neighbours(features, num_classes=num_classes, neighbours=penalties)
-    solutions = (
-        solve_logistic(
-            features, num_classes=num_classes, penalties=penalties, memory_limit=memory_limit
-        )
-        if kind == "linear"
-        else solve_ridge(features, num_classes=num_classes, penalties=penalties)
+    solve = solve_logistic if kind == "linear" else solve_ridge
+    solutions = solve(
+        features,
+        num_classes=num_classes,
+        penalties=penalties,
+        memory_limit=memory_limit,
+        one_scale=one_scale,
     )
     return [_as_head(solution) for solution in solutions]
 
