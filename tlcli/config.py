@@ -304,6 +304,11 @@ class ExtractConfig:
             raise ConfigError("--pool none keeps whole maps, a head needs vectors: add --no-head.")
         if self.overwrite and self.features.shard is not None:
             raise ConfigError("--overwrite with --shard would delete what other jobs computed.")
+        if self.features.shard is not None and self.probe != ProbeHeadConfig():
+            raise ConfigError(
+                "--head, --penalties, --shots and --monitor have no effect with --shard: solve the "
+                "head with 'tlcli probe' when all jobs are done."
+            )
         if self.no_head and self.probe != ProbeHeadConfig():
             raise ConfigError(
                 "--head, --penalties, --shots and --monitor have no effect with --no-head."

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tlcli.engine.cpu_memory import physical_memory
+from tlcli.engine.cpu_memory import available_memory
 
 CODE = """
 import resource, torch
@@ -46,12 +46,12 @@ def test_keep_freed_memory__own_settings_of_the_user_stay() -> None:
 
 
 @pytest.mark.skipif(not Path("/proc/meminfo").exists(), reason="needs Linux")
-def test_physical_memory__is_what_the_kernel_says() -> None:
+def test_available_memory__is_what_the_kernel_says() -> None:
     first = Path("/proc/meminfo").read_text().splitlines()[0].split()
     assert (first[0], first[2]) == ("MemTotal:", "kB")
-    assert physical_memory() == pytest.approx(1024 * int(first[1]), rel=1e-3)
+    assert available_memory() == pytest.approx(1024 * int(first[1]), rel=1e-3)
 
 
-def test_physical_memory__where_the_system_does_not_tell(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_available_memory__where_the_system_does_not_tell(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(os, "sysconf")
-    assert physical_memory() == 8 * 2**30
+    assert available_memory() == 8 * 2**30

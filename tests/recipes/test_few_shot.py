@@ -12,9 +12,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import log_loss
 from toy import CollectedTalk
 
-from recipes.feature_runs import extract, solve
+from recipes.feature_runs import extract, part_of, solve
 from recipes.runs import record_of, rows_of
 from tlcli.config import HeadKind, ProbeHeadConfig
 from tlcli.errors import ConfigError, DataError
@@ -216,17 +218,46 @@ def test_run_few_shot__more_neighbours_than_rows_are_left_out_or_told() -> None:
 
 
 def test_run_few_shot__all_images_give_the_head_of_all(tmp_path: Path, features: Path) -> None:
-    summary, _ = solve(features, shots="1,20", repeats=2, output=tmp_path / "run")
+    summary, _ = solve(features, head="knn", shots="1,20", repeats=2, output=tmp_path / "run")
 
     rows = rows_of(tmp_path / "run" / "few_shot.csv")
-    whole = summary["results"]["test"]["metrics"]
+    whole, best = summary["results"]["test"]["metrics"], summary["best"]["neighbours"]
     assert [float(r["test/top1"]) for r in rows if r["shots"] == "20"] == [whole["top1"]] * 2
-    assert [float(r["penalty"]) for r in rows if r["shots"] == "20"] == [summary["best"]["C"]] * 2
+    assert [float(r["penalty"]) for r in rows if r["shots"] == "20"] == [best] * 2
     assert float(rows[-1]["test/loss"]) == pytest.approx(whole["loss"], rel=1e-3)
     assert summary["few_shot"] == record_of(tmp_path / "run")["few_shot"]
     assert [point["split"] for point in summary["few_shot"]] == ["test", "test"]
     tops = [float(row["test/top1"]) for row in rows if row["shots"] == "1"]
     assert summary["few_shot"][0]["top1"] == pytest.approx(sum(tops) / 2)
+
+
+def test_run_few_shot__linear_heads_are_scikit_learns_on_features_of_one_scale(
+    tmp_path: Path, features: Path
+) -> None:
+    solve(features, shots="3", repeats=3, penalties="0.01,1", seed=5, output=tmp_path / "run")
+
+    parts = {split: part_of(features, split) for split in ("train", "val", "test")}
+    rows, labels = parts["train"][0], np.array(parts["train"][1])
+    targets = np.unique(labels, return_inverse=True)[1]
+    for draw in rows_of(tmp_path / "run" / "few_shot.csv"):
+        chosen = draw_per_class(targets, count=3, seed=5, repeat=int(draw["repeat"]))
+        few = rows[chosen]
+        mean, variances = few.mean(axis=0), few.var(axis=0)
+        scale = math.sqrt(variances[variances > 0].mean())
+        scored = []
+        for penalty in (0.01, 1.0):
+            oracle = LogisticRegression(C=penalty, tol=1e-8, max_iter=10_000)
+            oracle.fit((few - mean) / scale, labels[chosen])
+            found = {}
+            for split in ("val", "test"):
+                probs = oracle.predict_proba((parts[split][0] - mean) / scale)
+                right = oracle.classes_[probs.argmax(axis=1)] == np.array(parts[split][1])
+                found[split] = (right.mean(), log_loss(parts[split][1], probs))
+            scored.append((-found["val"][0], found["val"][1], penalty, found["test"]))
+        _, _, penalty, (top1, loss) = min(scored)
+        assert float(draw["penalty"]) == penalty
+        assert float(draw["test/top1"]) == top1
+        assert float(draw["test/loss"]) == pytest.approx(loss, rel=2e-3)
 
 
 def test_run_few_shot__is_reported_on_val_where_there_is_no_test(

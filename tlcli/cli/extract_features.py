@@ -5,6 +5,7 @@ from typing import Any
 
 import typer
 
+from tlcli.cli import feature_options as f
 from tlcli.cli import options as o
 from tlcli.cli import output as out
 from tlcli.cli.option_files import chosen_options, is_given
@@ -26,32 +27,32 @@ def extract_features(
     test_split: o.TestSplitOpt = DataConfig.test_split,
     limit: o.LimitOpt = DataConfig.limit,
     on_bad_image: o.OnBadImageOpt = DataConfig.on_bad_image,
-    model: o.ModelsOpt = None,
-    weights: o.ModelsWeightsOpt = ModelConfig.weights,
+    model: f.ModelsOpt = None,
+    weights: f.ModelsWeightsOpt = ModelConfig.weights,
     offline: o.OfflineOpt = ModelConfig.offline,
-    layer: o.LayerOpt = FeaturesConfig.layer,
-    pool: o.PoolOpt = FeaturesConfig.pool,
-    dtype: o.DtypeOpt = FeaturesConfig.dtype,
-    views: o.ViewsOpt = FeaturesConfig.views,
+    layer: f.LayerOpt = FeaturesConfig.layer,
+    pool: f.PoolOpt = FeaturesConfig.pool,
+    dtype: f.DtypeOpt = FeaturesConfig.dtype,
+    views: f.ViewsOpt = FeaturesConfig.views,
     augment: o.AugmentOpt = FeaturesConfig.augment,
-    batch_size: o.ExtractBatchOpt = FeaturesConfig.batch_size,
-    fold: o.FoldOpt = FeaturesConfig.fold,
-    verify: o.VerifyOpt = FeaturesConfig.verify,
-    shard: o.ShardOpt = FeaturesConfig.shard,
-    head: o.ProbeKindOpt = ProbeHeadConfig.head,
-    no_head: o.NoHeadOpt = ExtractConfig.no_head,
-    penalties: o.PenaltiesOpt = ProbeHeadConfig.penalties,
-    shots: o.ShotsOpt = ProbeHeadConfig.shots,
-    repeats: o.RepeatsOpt = ProbeHeadConfig.repeats,
-    monitor: o.ProbeMonitorOpt = ProbeHeadConfig.monitor,
+    batch_size: f.ExtractBatchOpt = FeaturesConfig.batch_size,
+    fold: f.FoldOpt = FeaturesConfig.fold,
+    verify: f.VerifyOpt = FeaturesConfig.verify,
+    shard: f.ShardOpt = FeaturesConfig.shard,
+    head: f.ProbeKindOpt = ProbeHeadConfig.head,
+    no_head: f.NoHeadOpt = ExtractConfig.no_head,
+    penalties: f.PenaltiesOpt = ProbeHeadConfig.penalties,
+    shots: f.ShotsOpt = ProbeHeadConfig.shots,
+    repeats: f.RepeatsOpt = ProbeHeadConfig.repeats,
+    monitor: f.ProbeMonitorOpt = ProbeHeadConfig.monitor,
     seed: o.SeedOpt = ExtractConfig.seed,
     device: o.DeviceOpt = RuntimeConfig.device,
-    num_workers: o.ThreadsOpt = RuntimeConfig.num_workers,
+    num_workers: f.ThreadsOpt = RuntimeConfig.num_workers,
     amp: o.AmpOpt = RuntimeConfig.amp,
     amp_dtype: o.AmpDtypeOpt = RuntimeConfig.amp_dtype,
     channels_last: o.ChannelsLastOpt = RuntimeConfig.channels_last,
-    output: o.FeaturesOutputOpt = ExtractConfig.output,
-    overwrite: o.FeaturesOverwriteOpt = ExtractConfig.overwrite,
+    output: f.FeaturesOutputOpt = ExtractConfig.output,
+    overwrite: f.FeaturesOverwriteOpt = ExtractConfig.overwrite,
     config: o.ConfigOpt = None,
     json: o.JsonOpt = False,
     quiet: o.QuietOpt = False,
@@ -85,6 +86,9 @@ def extract_features(
 
 def show_probe(summary: Mapping[str, Any]) -> None:
     """Print what came of the features of one model."""
+    if summary["status"] == "unfinished":
+        out.line(f"{summary['missing_shards']} shards are missing in {summary['store']}.")
+        return
     features, cache = summary["features"], summary["trunk_cache"]
     if summary["best"] is not None:
         best = dict(summary["best"])

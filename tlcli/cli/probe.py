@@ -4,6 +4,7 @@ from typing import Annotated
 
 import typer
 
+from tlcli.cli import feature_options as f
 from tlcli.cli import options as o
 from tlcli.cli import output as out
 from tlcli.cli.extract_features import show_probe
@@ -22,13 +23,13 @@ StoreArg = Annotated[
 def probe(
     ctx: typer.Context,
     store: StoreArg,
-    head: o.ProbeKindOpt = ProbeHeadConfig.head,
-    penalties: o.PenaltiesOpt = ProbeHeadConfig.penalties,
-    shots: o.ShotsOpt = ProbeHeadConfig.shots,
-    repeats: o.RepeatsOpt = ProbeHeadConfig.repeats,
-    monitor: o.ProbeMonitorOpt = ProbeHeadConfig.monitor,
+    head: f.ProbeKindOpt = ProbeHeadConfig.head,
+    penalties: f.PenaltiesOpt = ProbeHeadConfig.penalties,
+    shots: f.ShotsOpt = ProbeHeadConfig.shots,
+    repeats: f.RepeatsOpt = ProbeHeadConfig.repeats,
+    monitor: f.ProbeMonitorOpt = ProbeHeadConfig.monitor,
     seed: o.SeedOpt = ProbeConfig.seed,
-    output: o.ProbeOutputOpt = ProbeConfig.output,
+    output: f.ProbeOutputOpt = ProbeConfig.output,
     overwrite: o.OverwriteOpt = ProbeConfig.overwrite,
     config: o.ConfigOpt = None,
     json: o.JsonOpt = False,

@@ -15,6 +15,11 @@ NUM_DIGITS = 1797
 _FOLDER_NAME = "sample-digits-v1"
 
 
+def is_sample_folder(name: str) -> bool:
+    """Say whether a folder of the cache holds this sample, finished or begun."""
+    return name == _FOLDER_NAME or name.startswith(f"{_FOLDER_NAME}.")
+
+
 def digits_folder() -> Path:
     """Return a folder of 1797 gray 8x8 PNGs, one folder per digit, made on the first call.
 

@@ -8,6 +8,7 @@ zeroing the same pages again. On a virtual machine that can be half of the time
 import ctypes
 import os
 import sys
+from pathlib import Path
 
 _M_TRIM_THRESHOLD = -1
 _M_MMAP_MAX = -4
@@ -29,9 +30,24 @@ def keep_freed_memory() -> bool:
     return bool(mallopt(_M_MMAP_MAX, 0) and mallopt(_M_TRIM_THRESHOLD, _NEVER_TRIM))
 
 
-def physical_memory() -> int:
-    """Return the bytes of memory of this machine; 8 GiB where the system does not tell."""
+def available_memory() -> int:
+    """Return the bytes that this process may use: the machine's, or its container's or job's.
+
+    8 GiB where the system does not tell.
+    """
     try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        physical = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (AttributeError, ValueError, OSError):
-        return _ASSUMED_MEMORY
+        physical = _ASSUMED_MEMORY
+    try:
+        limit = Path("/sys/fs/cgroup/memory.max").read_text().strip()
+    except OSError:
+        return physical
+    return min(physical, int(limit)) if limit.isdecimal() else physical
+
+
+def available_cores() -> int:
+    """Return how many cores this process may use, which a job on a cluster may have few of."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

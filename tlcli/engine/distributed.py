@@ -22,11 +22,19 @@ class Workers:
     rank: int = 0
     count: int = 1
     on_this_machine: int = 1
+    local_rank: int = 0
 
     @property
     def is_first(self) -> bool:
         """Whether this process speaks and writes for all."""
         return self.rank == 0
+
+    def device(self, wanted: str) -> str:
+        """Return the device of this process: each takes a GPU of its own where there are some."""
+        has_gpus = torch.cuda.is_available()
+        if self.on_this_machine == 1 or wanted not in ("auto", "cuda") or not has_gpus:
+            return wanted
+        return f"cuda:{self.local_rank % torch.cuda.device_count()}"
 
     def share(self, threads: int) -> int:
         """Return how many of the machine's threads this process may use, at least one."""
@@ -64,6 +72,7 @@ def workers_of_torchrun() -> Workers:
         rank=int(os.environ.get("RANK", "0")),
         count=int(os.environ.get("WORLD_SIZE", "1")),
         on_this_machine=int(os.environ.get("LOCAL_WORLD_SIZE", "1")),
+        local_rank=int(os.environ.get("LOCAL_RANK", "0")),
     )
 
 

@@ -17,6 +17,13 @@ MEMORY_LIMIT = 4 << 30
 _MAX_ACTIVE = 4
 _MAX_DESCENTS = _MAX_ACTIVE + 2
 _START_GAP = 1e-2
+"""Relative gap at which the next penalty starts beside this one, if rows are read from disk.
+
+Then passes over the data are what costs: for K = 10 classes, 10,000 x 512 features and 13
+penalties from 1e-5 to 10 there are 132, and 186 if penalties wait for one another. In memory,
+evaluations of single penalties are what costs, and a neighbour that is solved to the end is the
+best start: 128 evaluations for K = 100 on such features, 154 with this gap, 214 with no gap.
+"""
 _LONGEST_EXTRAPOLATION = 2.0
 _FEW_PAIRS, _MANY_PAIRS = 10, 40
 _HANDY_BYTES, _MOST_BYTES = 64 << 20, 512 << 20
@@ -40,7 +47,7 @@ class LinearSolution:
     gap: float
     """Certified bound of (objective - minimum) / minimum, before rounding to float32."""
     converged: bool
-    """Whether `gap` is within the tolerance that was asked for."""
+    """Whether the tolerance that was asked for is reached."""
     passes: int
     """Evaluations of the objective."""
 
@@ -51,6 +58,7 @@ def solve_logistic(
     num_classes: int,
     penalties: Sequence[float],
     tolerance: float = 1e-6,
+    gradient_tolerance: float = 0.0,
     max_passes: int = 1000,
     memory_limit: int = MEMORY_LIMIT,
     one_scale: bool = False,
@@ -66,10 +74,9 @@ def solve_logistic(
     rows of weights here as well, w and -w, where scikit-learn has one of 2 w; so the solution for
     C is that of its binary `LogisticRegression(C=2 * C)`.
 
-    Penalties are taken from the smallest C up. Each starts from the solutions before it,
-    extrapolated linearly in log C, as soon as its neighbour is near its own minimum; those
-    that are under way share the passes over the data (see `LogisticDescent` for the method). The
-    result is the same for every run with the same number of threads.
+    Penalties are taken from the smallest C up, each from where the two before it point to, linear
+    in log C (see `LogisticDescent` for the method). The result is the same for every run with the
+    same number of threads.
 
     A class without rows gets weight 0 and a logit of -20 where those of the other classes have
     the sum 0: it is never predicted, and its probability is at most 2e-9.
@@ -80,6 +87,9 @@ def solve_logistic(
         penalties: Values of C, in any order.
         tolerance: Certified relative gap between objective and minimum. Float32 sums limit how
             true the certificate itself is, to about 1e-7.
+        gradient_tolerance: A gradient without components above this along any principal direction
+            is accepted too, if the certified relative gap is at most 1e-2. 1e-4, scikit-learn's
+            default for features, halves the time; objectives for large C are less exact then.
         max_passes: Evaluations per penalty after which it is returned unconverged.
         memory_limit: Bytes for standardised rows; if they do not fit they are read at every pass.
         one_scale: See `measure_moments`; z_i are then not those of `StandardScaler`.
@@ -95,7 +105,9 @@ def solve_logistic(
     rows = prepare_rows(
         features, num_classes=num_classes, memory_limit=memory_limit, one_scale=one_scale
     )
-    path = _Path(rows, tolerance=tolerance, max_passes=max_passes)
+    path = _Path(
+        rows, tolerance=tolerance, gradient_tolerance=gradient_tolerance, max_passes=max_passes
+    )
     solutions = path.walk(sorted(set(penalties)))
     return [solutions[penalty] for penalty in penalties]
 
@@ -112,9 +124,17 @@ def check_penalties(penalties: Sequence[float]) -> None:
 class _Path:
     """Descents of several penalties over the same rows, each started from those before it."""
 
-    def __init__(self, rows: StandardizedRows, *, tolerance: float, max_passes: int) -> None:
+    def __init__(
+        self,
+        rows: StandardizedRows,
+        *,
+        tolerance: float,
+        gradient_tolerance: float,
+        max_passes: int,
+    ) -> None:
         self._rows = rows
         self._tolerance = tolerance
+        self._gradient_tolerance = gradient_tolerance
         self._max_passes = max_passes
         self._last_two: list[tuple[float, LogisticDescent]] = []
         shape = (rows.num_classes, len(rows.variances) + 1)
@@ -150,7 +170,9 @@ class _Path:
             self._first_guess(penalty),
             weight_decay=1 / (penalty * len(self._rows)),
             variances=self._rows.variances,
+            largest_variance=self._rows.largest_variance,
             tolerance=self._tolerance,
+            gradient_tolerance=self._gradient_tolerance,
             max_passes=self._max_passes,
             history=self._history,
             neighbour=self._last_two[-1][1] if self._last_two else None,

@@ -18,6 +18,8 @@ _PATIENCE = 25
 """Points without a smaller gradient after which float32 is taken to be the obstacle."""
 _WEIGHTS_DONE = 0.8
 """Part of the tolerance that the weights may use up; the rest is the intercept's."""
+_LOOSE_GAP = 1e-2
+"""Certified relative gap that a small gradient must have as well."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,7 +71,10 @@ class LogisticDescent:
         start: Parameters (K, r + 1) to start from.
         weight_decay: lambda, the factor of ||W||^2 / 2.
         variances: (r,) float64, of the features along the coordinates.
+        largest_variance: Which the features exceed along no direction.
         tolerance: Certified relative gap to reach.
+        gradient_tolerance: A gradient without components above this is small enough as well, if
+            the certified relative gap is at most 1e-2.
         max_passes: Evaluations after which to give up.
         history: Movements that L-BFGS remembers.
         neighbour: Descent of another weight decay over the same rows, whose history is taken over.
@@ -81,7 +86,9 @@ class LogisticDescent:
         *,
         weight_decay: float,
         variances: Tensor,
+        largest_variance: float,
         tolerance: float,
+        gradient_tolerance: float,
         max_passes: int,
         history: int,
         neighbour: "LogisticDescent | None" = None,
@@ -90,7 +97,9 @@ class LogisticDescent:
         self._scale = 1.0
         self._weight_decay = weight_decay
         self._variances = variances
+        self._largest_variance = largest_variance
         self._tolerance = tolerance
+        self._gradient_tolerance = gradient_tolerance
         self._max_passes = max_passes
         self._memory = LimitedMemory(history, shape=start.shape, like=start)
         self._dtype = torch.float32
@@ -117,8 +126,10 @@ class LogisticDescent:
 
     @property
     def converged(self) -> bool:
-        """Whether the certified gap is within the tolerance."""
-        return self.relative_gap <= self._tolerance
+        """Whether the certified gap is within the tolerance, or else the gradient."""
+        if self._point is None:
+            return False
+        return self._point.relative_gap <= self._allowed_gap(self._point.gradient)
 
     @property
     def finished(self) -> bool:
@@ -191,7 +202,7 @@ class LogisticDescent:
             evaluation,
             curvature,
             weight_decay=self._weight_decay,
-            largest_variance=float(self._variances.max()) if len(self._variances) else 0.0,
+            largest_variance=self._largest_variance,
         )
         self._point = Point(
             parameters=self._trial,
@@ -206,12 +217,17 @@ class LogisticDescent:
 
     def _aim(self) -> None:
         point = self.point
-        if point.weight_gap <= _WEIGHTS_DONE * self._tolerance * point.value:
+        allowed = self._allowed_gap(point.gradient[:, :-1])
+        if point.weight_gap <= _WEIGHTS_DONE * allowed * point.value:
             direction = torch.zeros_like(point.gradient)
             direction[:, -1] = point.curvature.intercept_step(point.gradient[:, -1])
         else:
             direction = -self._times_inverse_hessian(point.gradient)
         self._go(direction, slope=_dot(point.gradient, direction), step=1.0)
+
+    def _allowed_gap(self, gradient: Tensor) -> float:
+        small = bool((gradient.abs() <= self._gradient_tolerance).all())
+        return max(self._tolerance, _LOOSE_GAP) if small else self._tolerance
 
     def _go(self, direction: Tensor, *, slope: float, step: float) -> None:
         self._search = _Search(direction=direction, slope=slope, step=step)

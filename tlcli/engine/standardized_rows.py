@@ -31,7 +31,7 @@ class StandardizedRows:
 
     moments: FeatureMoments
     variances: Tensor
-    """(r,) float64: variance of the rows along each direction."""
+    """(r,) float64: variance of the rows along each direction; 1 for columns without a basis."""
     basis: Tensor | None
     """(D, r): principal directions in the columns; None if they were not computed."""
     features: LabelledFeatures
@@ -49,6 +49,13 @@ class StandardizedRows:
     def num_classes(self) -> int:
         """Number of classes that have rows, K."""
         return int(self.moments.present.sum())
+
+    @property
+    def largest_variance(self) -> float:
+        """Variance that the rows exceed along no direction."""
+        if self.basis is None:
+            return float(self.variances.sum())
+        return float(self.variances.max()) if len(self.variances) else 0.0
 
     def blocks(self, *, max_rows: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield rows and targets (n,), n at most `max_rows`.

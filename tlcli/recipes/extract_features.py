@@ -22,9 +22,9 @@ from tlcli.models.saved_model import save_weights, write_description
 from tlcli.recipes.extraction_job import ExtractionJob, prepare_extraction
 from tlcli.recipes.feature_folder import (
     BACKBONE,
-    HEAD,
+    FeatureFolder,
     check_free_for_features,
-    open_features,
+    head_path,
 )
 from tlcli.recipes.image_data import (
     absolute_spec,
@@ -45,7 +45,7 @@ from tlcli.recipes.store_filling import (
     verify_rows,
 )
 from tlcli.recipes.talk import Talk
-from tlcli.results.atomic import make_folder
+from tlcli.results.atomic import TEXT_ERRORS, exclusive, make_folder
 from tlcli.results.records import SCHEMA_VERSION
 from tlcli.results.run_dir import RunDirectory
 
@@ -95,7 +95,8 @@ def split_models(model: ModelConfig) -> list[ModelConfig]:
         ConfigError: If the numbers of models and weights do not fit, or a model is named twice.
         TlcliError: If a model or its weights do not exist, before anything is computed.
     """
-    names, weights = model.model.split(","), model.weights.split(",")
+    names = model.model.split(",")
+    weights = model.weights.split(",") if len(names) > 1 else [model.weights]
     if len(weights) not in (1, len(names)):
         raise ConfigError(
             f"--weights names {len(weights)} weights for {len(names)} models: give one for all, "
@@ -157,6 +158,7 @@ def _extract(
     """Fill the store of one model; the first process closes it and solves the head."""
     started = time.perf_counter()
     if job.config.overwrite and workers.is_first:
+        RunDirectory(path=job.path).record_path.unlink(missing_ok=True)
         TensorStore.delete(job.path)
     workers.wait()
     store = TensorStore.open_or_create(job.path, key=job.key)
@@ -168,6 +170,7 @@ def _extract(
     store = TensorStore.open(job.path)
     plans = plan_shards(job, store)
     lacking = sum(len(plan.positions) for plan in rest_of(plans, store, share=EVERYTHING))
+    workers.wait()  # until all have counted what is there
     rest = rest_of(plans, store, share=share)
     rows = sum(len(plan.positions) for plan in rest)
     talk.note(f"Store: {job.path}: {rows} of {len(job.ids)} rows to compute.")
@@ -181,20 +184,39 @@ def _extract(
     missing = sum(not store.is_written(plan) for plan in plans)
     if missing:
         talk.note(f"{missing} of {len(plans)} shards are still to be written by other jobs.")
-        return None
-    store.seal(plans)
-    _close(job, store, computed=lacking, seconds=seconds, talk=talk)
+        return _unfinished(job.path, missing=missing)
+    with exclusive(job.path):
+        store.seal(plans)
+        folder = _close(job, store, computed=lacking, seconds=seconds, talk=talk)
     if job.config.no_head or in_array:
         return summary_of(job.path)
-    return probe_features(
-        open_features(str(job.path)),
+    return _solve_head(job, folder, talk=talk)
+
+
+def _solve_head(job: ExtractionJob, folder: FeatureFolder, *, talk: Talk) -> dict[str, Any]:
+    """Solve the head of the options; heads of other options stay beside it."""
+    path = head_path(folder, job.config.probe)
+    summary = probe_features(
+        folder,
         job.config.probe,
         seed=job.config.seed,
-        path=job.path / HEAD,
+        path=path,
         overwrite=True,
         command="extract-features",
         talk=talk,
     )
+    RunDirectory(path=job.path).update(head=path.name)
+    return summary
+
+
+def _unfinished(path: Path, *, missing: int) -> dict[str, Any]:
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "status": "unfinished",
+        "run": None,
+        "store": str(path),
+        "missing_shards": missing,
+    }
 
 
 def _compute(job: ExtractionJob, store: TensorStore, rest: Sequence[Any], *, talk: Talk) -> None:
@@ -211,9 +233,14 @@ def _compute(job: ExtractionJob, store: TensorStore, rest: Sequence[Any], *, tal
 
 def _close(
     job: ExtractionJob, store: TensorStore, *, computed: int, seconds: float, talk: Talk
-) -> None:
+) -> FeatureFolder:
     """Write everything beside the shards; `run.json` last, it says that all is there."""
+    run = RunDirectory(path=job.path)
+    extract_seconds = _former_seconds(run) if not computed else seconds
     frozen = _prove_frozen(job)
+    run.record_path.unlink(missing_ok=True)
+    if job.config.features.verify:
+        verify_rows(job, store, share=job.config.features.verify, talk=talk)
     store.write_items(job.items, ids=job.ids)
     table = job.images.table
     write_split(job.images.whole, job.path / "splits.csv")
@@ -221,13 +248,10 @@ def _close(
     make_folder(job.path / BACKBONE)
     save_weights(job.backbone.network, job.path / BACKBONE / "model.safetensors")
     write_description(job.description, job.path / BACKBONE / "model.json")
-    if job.config.features.verify:
-        verify_rows(job, store, share=job.config.features.verify, talk=talk)
     plain = (job.items["view"] == PLAIN).to_numpy()
     copies, crossing = count_copies(job.ids[plain], splits=table.items["split"].tolist())
     warn_of_copies(copies, crossing=crossing, talk=talk)
     images = replace(job.images, copies=copies, crossing_copies=crossing)
-    run = RunDirectory(path=job.path)
     run.write_config_toml(_lasting_options(job))
     run.write_record(
         {
@@ -256,9 +280,24 @@ def _close(
                 "misses": computed,
                 "bytes": store.size(),
             },
-            "seconds": {"extract": seconds, "total": seconds},
+            "seconds": {"extract": extract_seconds, "total": extract_seconds},
         }
     )
+    places = store.locate(job.ids)
+    return FeatureFolder(
+        path=job.path,
+        store=store,
+        items=job.items.assign(shard=places[:, 0], row=places[:, 1]),
+        splits=run.splits_path.read_text(encoding="utf-8", errors=TEXT_ERRORS),
+        record=run.read_record(),
+    )
+
+
+def _former_seconds(run: RunDirectory) -> float:
+    """Return what computing all rows took, for a run that computed none."""
+    if not run.record_path.exists():
+        return 0.0
+    return float(run.read_record()["seconds"]["extract"])
 
 
 def _lasting_options(job: ExtractionJob) -> dict[str, Any]:
@@ -275,10 +314,14 @@ def _prove_frozen(job: ExtractionJob) -> FrozenReport:
         after=digests_of(network.state_dict().items()),
         parameters=[name for name, _ in network.named_parameters()],
     )
-    if report.changed:
+    # the extractor may work on a folded copy of the network
+    after = digests_of(job.embedder.extractor.state_dict().items())
+    moved = check_frozen(job.working_digests, after=after, parameters=()).changed
+    if moved or report.changed:
+        names = [*moved, *report.changed]
         raise FrozenMovedError(
-            f"{len(report.changed)} tensors moved during extraction, the first is "
-            f"'{report.changed[0]}'. Please report this with the model's name."
+            f"{len(names)} tensors moved during extraction, the first is '{names[0]}'. "
+            "Please report this with the model's name."
         )
     return report
 

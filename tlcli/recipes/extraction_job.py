@@ -2,9 +2,8 @@
 
 import hashlib
 import math
-import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ from tlcli.config import ExtractConfig, FeaturesConfig, ModelConfig, RuntimeConf
 from tlcli.data.augment import train_transform
 from tlcli.data.content_ids import Ids, content_ids, view_ids
 from tlcli.data.store.tensor_store import digest_of_key
+from tlcli.engine.cpu_memory import available_cores
 from tlcli.engine.distributed import Workers
 from tlcli.engine.extraction import PLAIN, ImageEmbedder, ViewRequest
 from tlcli.engine.runtime import Runtime, choose_runtime
@@ -29,6 +29,7 @@ from tlcli.models.features import FeatureExtractor
 from tlcli.models.folding import fold_batch_norms
 from tlcli.models.frozen_proof import digests_of
 from tlcli.models.head import HeadSpec, replace_heads
+from tlcli.models.pooling import AVG
 from tlcli.models.saved_model import ModelDescription
 from tlcli.recipes.feature_folder import default_features_path
 from tlcli.recipes.finetune_job import load_backbone
@@ -52,7 +53,9 @@ class ExtractionJob:
     images: RunImages
     runtime: Runtime
     digests: Mapping[str, str]
-    """Of every tensor of the network before anything was computed."""
+    """Of every tensor of the network, but for its head, before anything was computed."""
+    working_digests: Mapping[str, str]
+    """The same of the network that computes, which may be a folded copy."""
     dims: Mapping[str, tuple[int, ...]]
     """Shape per image of every tensor that is stored."""
     key: Mapping[str, Any]
@@ -106,7 +109,8 @@ def prepare_extraction(
         folder: Where the features go; None is the place in the cache.
         talk: Is told of the model.
     """
-    runtime = runtime_of(config.runtime, seed=config.seed)
+    device = workers.device(config.runtime.device)
+    runtime = runtime_of(replace(config.runtime, device=device), seed=config.seed)
     runtime.seed_step(0, 0)  # for random weights
     backbone = load_backbone(model, talk=talk)
     network = backbone.network.eval().requires_grad_(False)
@@ -124,7 +128,7 @@ def prepare_extraction(
     extractor = _extractor(config.features, backbone, runtime=runtime, talk=talk)
     dims = extractor.shapes
     key = _key(config.features, backbone, runtime=runtime, digests=digests, names=tuple(dims))
-    threads = workers.share(config.runtime.num_workers or os.cpu_count() or 1)
+    threads = config.runtime.num_workers or workers.share(available_cores())
     items, ids = _views(config, images, workers=workers, threads=threads)
     preprocessing = backbone.preprocessing
     return ExtractionJob(
@@ -134,6 +138,7 @@ def prepare_extraction(
         images=images,
         runtime=runtime,
         digests=digests,
+        working_digests=digests_of(extractor.state_dict().items()),
         dims=dims,
         key=key,
         path=folder or _default_path(backbone, config.data.data, key=key),
@@ -180,7 +185,7 @@ def _extractor(
         head_names=backbone.head_names,
         stages=backbone.stages,
         input_size=(height, width),
-        layers=tuple(features.layer.split(",")) if features.layer else (),
+        layers=() if features.layer is None else tuple(features.layer.split(",")),
         pool=features.pool,
     )
 
@@ -206,10 +211,12 @@ def _key(
         "model": backbone.name,
         "weights": weights,
         "library": f"{source} {library.__version__}",
+        "torch": torch.__version__,
+        "device": runtime.device.type,
         "layers": list(names),
-        "pool": features.pool,
+        "pool": features.pool or (AVG if features.layer else None),
         "preprocessing": backbone.preprocessing.to_json(),
-        "decoder": f"Pillow {PIL.__version__}",
+        "decoder": f"Pillow {PIL.__version__}, torchvision {torchvision.__version__}",
         "dtype": features.dtype,
         "arithmetic": str(runtime.amp_dtype or torch.float32).removeprefix("torch."),
         "batch_norms": "folded" if _is_folded(features, runtime) else "apart",

@@ -1,6 +1,7 @@
 """The folder of extracted features: a tensor store with all that heads need beside it."""
 
 import hashlib
+import itertools
 import json
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,16 +11,23 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from tlcli.config import ProbeHeadConfig
 from tlcli.data.cache_folder import cache_folder
+from tlcli.data.store.store_manifest import is_store
 from tlcli.data.store.tensor_store import TensorStore
 from tlcli.engine.extraction import PLAIN
 from tlcli.errors import ConfigError, DataError
 from tlcli.models.saved_model import ModelDescription, read_description
-from tlcli.results.atomic import machine_errors
+from tlcli.results.atomic import TEXT_ERRORS, machine_errors
 from tlcli.results.run_dir import RunDirectory
 
 HEAD = "head"
 """Name of the run folder, in the folder of features, with the head that was solved first."""
+_TELLING_OPTIONS = (
+    *("data", "val_split", "test_split", "limit", "on_bad_image", "views", "augment", "seed"),
+    *("head", "penalties", "shots", "repeats", "monitor"),
+)
+"""What decides which head comes of the same rows."""
 BACKBONE = "backbone"
 """Name of the folder with the network whose features these are, under a head of zeros."""
 
@@ -32,6 +40,8 @@ class FeatureFolder:
     store: TensorStore
     items: pd.DataFrame
     """A row per view: path, label, split, group, view (`PLAIN` or a number), shard, row."""
+    splits: str
+    """`splits.csv` as a run on these images would write it."""
     record: dict[str, Any]
     """`run.json` of the extraction."""
 
@@ -54,11 +64,6 @@ class FeatureFolder:
     def names(self) -> tuple[str, ...]:
         """Names of the stored tensors: `embedding`, or stages."""
         return tuple(self.record["features"]["dims"])
-
-    @property
-    def splits_path(self) -> Path:
-        """`splits.csv` as a run on these images would write it."""
-        return self.path / "splits.csv"
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -102,7 +107,7 @@ def check_free_for_features(path: Path) -> None:
         # what a process leaves that was killed in its first moments begins with a dot
         names = [entry.name for entry in path.iterdir()] if path.is_dir() else []
     is_free = all(name.startswith(".") for name in names)
-    if not is_free and "manifest.json" not in names and _kind_of(path) != "features":
+    if not is_free and not is_store(path) and _record_of(path).get("kind") != "features":
         raise ConfigError(
             f"'{path}' is not empty and holds no features: choose another --output "
             "(--overwrite works on folders of features only)."
@@ -122,8 +127,8 @@ def find_features(text: str) -> Path:
     if "/" not in text and cached.is_dir():
         return cached
     raise DataError(
-        f"There are no features at '{text}': give the folder that 'tlcli extract-features' "
-        "printed, or a name from 'tlcli cache list'."
+        f"There is no folder '{text}': give the one that 'tlcli extract-features' printed, or a "
+        "name from 'tlcli cache list'."
     )
 
 
@@ -140,19 +145,42 @@ def open_features(text: str) -> FeatureFolder:
             f"The features in '{path}' are not finished: run the same extract-features command "
             "again, it goes on where it stopped."
         )
-    record = RunDirectory.open(path).read_record()
-    return FeatureFolder(path=path, store=store, items=store.read_items(), record=record)
+    run = RunDirectory.open(path)
+    with machine_errors(run.splits_path, action="read"):
+        splits = run.splits_path.read_text(encoding="utf-8", errors=TEXT_ERRORS)
+    return FeatureFolder(
+        path=path, store=store, items=store.read_items(), splits=splits, record=run.read_record()
+    )
+
+
+def head_path(folder: FeatureFolder, probe: ProbeHeadConfig) -> Path:
+    """Return where the head of some options goes: `head`, or `head-2` beside one of others.
+
+    The head of the same options is solved anew in its place, and so is one that did not finish.
+    """
+    wanted = {**folder.record["config"], **vars(probe)}
+    for number in itertools.count(1):
+        path = folder.path / (HEAD if number == 1 else f"{HEAD}-{number}")
+        if not path.exists():
+            return path
+        record = RunDirectory.open(path).read_record()
+        if record["status"] != "finished" or all(
+            record["config"].get(name) == wanted.get(name) for name in _TELLING_OPTIONS
+        ):
+            return path
+    raise AssertionError("itertools.count ended")
 
 
 def head_run_of(path: Path) -> Path:
     """Return the run folder of the head where `path` holds features, else `path` itself."""
-    return path / HEAD if _kind_of(path) == "features" else path
+    record = _record_of(path)
+    return path / str(record.get("head", HEAD)) if record.get("kind") == "features" else path
 
 
-def _kind_of(path: Path) -> str | None:
-    """Return the kind in `run.json`; None without one, whoever opens it says what is wrong."""
+def _record_of(path: Path) -> dict[str, Any]:
+    """Return `run.json`; empty without a sound one, whoever opens it says what is wrong."""
     try:
-        kind = json.loads((path / "run.json").read_text(encoding="utf-8")).get("kind")
-    except (OSError, ValueError, AttributeError):
-        return None
-    return kind if isinstance(kind, str) else None
+        record = json.loads((path / "run.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return record if isinstance(record, dict) else {}

@@ -104,9 +104,9 @@ def check_enough(targets: NDArray[np.int64], *, shots: int, num_classes: int) ->
     """Make sure that every class has as many train images as are drawn."""
     smallest = int(np.bincount(targets, minlength=num_classes).min())
     if smallest < shots:
+        remedy = f"Ask for at most {smallest}, or add images to it." if smallest else "Add some."
         raise DataError(
-            f"--shots {shots}: the smallest class has {smallest} train images. "
-            f"Ask for at most {smallest}, or add images to it."
+            f"--shots {shots}: the smallest class has {smallest} train images. {remedy}"
         )
 
 

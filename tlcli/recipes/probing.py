@@ -1,6 +1,5 @@
 """Heads solved on a folder of features, and the run folder that the chosen one becomes."""
 
-import shutil
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -8,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from tlcli.config import ProbeHeadConfig
-from tlcli.engine.cpu_memory import physical_memory
+from tlcli.engine.cpu_memory import available_memory
 from tlcli.errors import DataError
 from tlcli.models.saved_model import save_weights, write_description
 from tlcli.recipes.feature_folder import FeatureFolder
@@ -26,7 +25,7 @@ from tlcli.recipes.solved_heads import (
     solve_heads,
 )
 from tlcli.recipes.talk import Talk
-from tlcli.results.atomic import write_csv
+from tlcli.results.atomic import write_csv, write_text
 from tlcli.results.figures import draw_penalty_path
 from tlcli.results.records import SCHEMA_VERSION, EvalReport
 from tlcli.results.run_dir import RunDirectory
@@ -59,7 +58,7 @@ def check_probe(config: ProbeHeadConfig) -> None:
         ConfigError: If not.
     """
     parse_penalties(config)
-    if config.shots:
+    if config.shots is not None:
         parse_shots(config.shots)
 
 
@@ -91,12 +90,12 @@ def probe_features(
         TlcliError: For everything a user or the machine can get wrong; see `tlcli.errors`.
     """
     parts = parts_of(folder)
-    if config.shots:
+    if config.shots is not None:
         shots = max(parse_shots(config.shots))
         check_enough(parts.few_shot_train.targets, shots=shots, num_classes=len(folder.classes))
     run = RunDirectory.create(path, overwrite=overwrite)
     with run.status_kept():
-        shutil.copyfile(folder.splits_path, run.splits_path)
+        write_text(run.splits_path, folder.splits)
         run.write_config_toml(_probe_options(config, seed=seed))
         run.update(**_record(folder, config, seed=seed, command=command))
         started = time.perf_counter()
@@ -109,7 +108,7 @@ def probe_features(
         network, description = put_into_network(folder, best.module)
         save_weights(network, run.weights_path)
         write_description(description, run.model_json_path)
-        draws = _few_shot(folder, config, parts=parts, seed=seed, talk=talk) if config.shots else []
+        draws = _few_shot(folder, config, parts=parts, seed=seed, talk=talk)
         curve = write_few_shot(run.path, draws, split=parts.reported) if draws else None
         run.update(
             best={
@@ -190,7 +189,7 @@ def _solve(
 
 
 def _memory_limit() -> int:
-    return int(_MEMORY_SHARE * physical_memory())
+    return int(_MEMORY_SHARE * available_memory())
 
 
 def _write_penalties(
@@ -256,6 +255,8 @@ def _report(
 def _few_shot(
     folder: FeatureFolder, config: ProbeHeadConfig, *, parts: ProbeParts, seed: int, talk: Talk
 ) -> list[Draw]:
+    if config.shots is None:
+        return []
     return run_few_shot(
         parts.few_shot_train,
         parts.judged["val"],

@@ -156,3 +156,13 @@ def _leaves(key: Mapping[str, Any], *, prefix: str = "") -> Iterator[tuple[str, 
             yield from _leaves(value, prefix=f"{name}.")
         else:
             yield name, json.dumps(value, ensure_ascii=False)
+
+
+def is_store(path: Path) -> bool:
+    """Say whether a folder holds a store, possibly one whose manifest was damaged."""
+    try:
+        return bool(json.loads(manifest_path(path).read_text(encoding="utf-8"))["kind"] == KIND)
+    except OSError:
+        return False
+    except (ValueError, LookupError, TypeError):
+        return (path / "shards").is_dir()
