@@ -36,7 +36,7 @@ def test_evaluate__json_is_one_document(tlcli: Invoke, run: Path) -> None:
     assert [row["class"] for row in document["per_class"]] == ["ant", "bee", "cat"]
     assert set(document["per_class"][0]) == {"class", "precision", "recall", "f1", "support"}
     assert document == json.loads((run / "evaluation" / "val" / "metrics.json").read_text())
-    assert "warning: val chose the best epoch" in result.stderr
+    assert "warning: val chose this model" in result.stderr
 
 
 def test_evaluate__tables_say_it_to_people(tlcli: Invoke, run: Path) -> None:

@@ -79,7 +79,7 @@ def test_probe__few_shot_files(tlcli: Invoke, store: Path, tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("words", "exit_code", "message"),
     [
-        (["nowhere"], 3, "There are no features at 'nowhere': give the folder that"),
+        (["nowhere"], 3, "There is no folder 'nowhere': give the one that"),
         (["."], 3, "'.' is no store of features: it has no manifest.json."),
         (["STORE", "--penalties", "0"], 2, "--penalties '0' is not understood"),
         (["STORE", "--shots", "x"], 2, "--shots 'x' is not understood"),

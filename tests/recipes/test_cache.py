@@ -40,12 +40,11 @@ def filled(cache: Path, photos: Path) -> dict[str, Path]:
         summary, _ = extract(photos, None, model=f"timm/{name}", no_head=True)
         paths[name] = Path(summary["store"])
         used_at(paths[name], 2_000_000 + number)
-    assert (
-        extract(photos, None, model="timm/test_efficientnet", shard="2/2", no_head=True)[0] is None
-    )
+    begun, _ = extract(photos, None, model="timm/test_efficientnet", shard="2/2", no_head=True)
+    assert begun["status"] == "unfinished"
     (paths["unfinished"],) = set((cache / "features").iterdir()) - set(paths.values())
     used_at(paths["unfinished"], 1_000_000)
-    paths["sample"] = cache / "digits"
+    paths["sample"] = cache / "sample-digits-v1"
     paths["sample"].mkdir()
     (paths["sample"] / "0.png").write_bytes(bytes(1234))
     used_at(paths["sample"], 3_000_000)
@@ -115,7 +114,7 @@ def test_show__by_path_and_by_name(filled: dict[str, Path], photos: Path) -> Non
 
 
 def test_show__of_nothing_is_told(filled: dict[str, Path]) -> None:
-    with pytest.raises(DataError, match="There are no features at 'no_such'"):
+    with pytest.raises(DataError, match="There is no folder 'no_such'"):
         show_store("no_such")
     with pytest.raises(DataError, match="are not finished: run the same extract-features command"):
         show_store(filled["unfinished"].name)
@@ -142,7 +141,7 @@ def test_clear__everything(filled: dict[str, Path], cache: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("names", "everything"), [([], False), (["digits"], True)], ids=["neither", "both"]
+    ("names", "everything"), [([], False), (["sample-digits-v1"], True)], ids=["neither", "both"]
 )
 def test_clear__must_be_told_what(
     filled: dict[str, Path], names: list[str], everything: bool
@@ -158,8 +157,10 @@ def test_clear__nothing_is_deleted_where_a_name_is_wrong(
 ) -> None:
     (tmp_path / "mine").mkdir()
 
-    with pytest.raises(DataError, match=f"^The cache has no '{name}'. It has: digits, test_"):
-        clear_cache(["digits", name], everything=False)
+    with pytest.raises(
+        DataError, match=f"^The cache has no '{name}'. It has: sample-digits-v1, test_"
+    ):
+        clear_cache(["sample-digits-v1", name], everything=False)
 
     assert len(list_cache()) == 4
     assert (tmp_path / "mine").is_dir()
@@ -209,7 +210,7 @@ def test_export__mistakes(features: Path, tmp_path: Path, filled: dict[str, Path
 
     with pytest.raises(ConfigError, match="mine' exists: choose another --output"):
         export_store(str(features), kind="npy", output=tmp_path / "mine")
-    with pytest.raises(DataError, match="There are no features at"):
+    with pytest.raises(DataError, match="There is no folder"):
         export_store(str(tmp_path / "nowhere"), kind="npy", output=tmp_path / "out")
     with pytest.raises(DataError, match="are not finished"):
         export_store(filled["unfinished"].name, kind="npy", output=tmp_path / "out")
@@ -225,3 +226,17 @@ def test_export__damaged_shard_is_told(features: Path, tmp_path: Path) -> None:
 
     with pytest.raises(DataError, match=rf"The shard '{shard}' is missing or damaged"):
         export_store(str(copy), kind="npy", output=tmp_path / "out")
+
+
+def test_clear__leaves_what_tlcli_did_not_make(filled: dict[str, Path]) -> None:
+    cache = filled["sample"].parent
+    for name in ("thesis", "features/mine"):
+        (cache / name).mkdir()
+        (cache / name / "a.txt").write_text("kept")
+
+    names = {entry.name for entry in list_cache()}
+    clear_cache([], everything=True)
+
+    assert not {"thesis", "mine"} & names
+    assert (cache / "thesis" / "a.txt").read_text() == "kept"
+    assert (cache / "features" / "mine" / "a.txt").read_text() == "kept"

@@ -275,7 +275,7 @@ def test_run__head_that_cannot_be_taken_over_is_refused(
 
 
 def test_run__run_that_is_not_there_is_told(tmp_path: Path, noisy: Path) -> None:
-    with pytest.raises(DataError, match=r"There are no features at '.*nowhere'"):
+    with pytest.raises(DataError, match=r"There is no folder '.*nowhere'"):
         finetune(tmp_path / "run", data=noisy, init_head=tmp_path / "nowhere")
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match=r"model\.json is missing or damaged"):
@@ -361,7 +361,7 @@ def test_start_from_head__logits_are_the_head_on_the_plain_embedding(
 def test_dry_run__needs_the_head_to_be_there(tmp_path: Path, noisy: Path) -> None:
     options = {"model": "timm/test_vit", "weights": "none", "data": str(noisy)}
     config = FinetuneConfig.from_options({**options, "init_head": str(tmp_path / "nowhere")})
-    with pytest.raises(DataError, match="There are no features at"):
+    with pytest.raises(DataError, match="There is no folder"):
         finetune_recipe.dry_run(config, talk=CollectedTalk())
 
 

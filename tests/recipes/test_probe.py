@@ -387,7 +387,7 @@ def empty_folder(root: Path) -> Path:
 @pytest.mark.parametrize(
     ("make", "options", "error", "words"),
     [
-        (no_store, {}, DataError, "There are no features at '.*nowhere': give the folder that"),
+        (no_store, {}, DataError, "There is no folder '.*nowhere': give the one that"),
         (empty_folder, {}, DataError, r"is no store of features: it has no manifest\.json"),
         (None, {"penalties": "0"}, ConfigError, "--penalties '0' is not understood"),
         (None, {"shots": "1,x"}, ConfigError, "--shots '1,x' is not understood"),

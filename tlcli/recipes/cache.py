@@ -9,10 +9,9 @@ from typing import Any, Literal
 from tlcli.data.cache_folder import cache_folder
 from tlcli.data.digits import is_sample_folder
 from tlcli.data.store.feature_export import export_npy, export_parquet
-from tlcli.data.store.store_manifest import is_store
 from tlcli.data.store.tensor_store import TensorStore
 from tlcli.errors import ConfigError, DataError
-from tlcli.recipes.feature_folder import cached_features_root, open_features
+from tlcli.recipes.feature_folder import cached_features_root, holds_features, open_features
 from tlcli.results.atomic import machine_errors
 from tlcli.results.records import SCHEMA_VERSION
 
@@ -43,7 +42,7 @@ class CacheEntry:
 
 def list_cache() -> list[CacheEntry]:
     """Return everything that `tlcli` keeps in its cache folder, last used first."""
-    stores = [path for path in _folders(cached_features_root()) if is_store(path)]
+    stores = [path for path in _folders(cached_features_root()) if holds_features(path)]
     samples = [path for path in _folders(cache_folder()) if is_sample_folder(path.name)]
     entries = [*map(_features_entry, stores), *map(_sample_entry, samples)]
     return sorted(entries, key=lambda entry: -entry.used)

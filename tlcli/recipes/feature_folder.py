@@ -107,11 +107,16 @@ def check_free_for_features(path: Path) -> None:
         # what a process leaves that was killed in its first moments begins with a dot
         names = [entry.name for entry in path.iterdir()] if path.is_dir() else []
     is_free = all(name.startswith(".") for name in names)
-    if not is_free and not is_store(path) and _record_of(path).get("kind") != "features":
+    if not is_free and not holds_features(path):
         raise ConfigError(
             f"'{path}' is not empty and holds no features: choose another --output "
             "(--overwrite works on folders of features only)."
         )
+
+
+def holds_features(path: Path) -> bool:
+    """Say whether a folder was made by an extraction, finished, begun or damaged since."""
+    return is_store(path) or _record_of(path).get("kind") == "features"
 
 
 def find_features(text: str) -> Path:
