@@ -258,3 +258,8 @@ def test_options_of__has_every_option_once() -> None:
     assert flat["device"] == "auto"
     assert "runtime" not in flat
     assert EvaluateConfig.from_options(flat) == EvaluateConfig(model="m")
+
+
+def test_extract_config__no_workers_is_refused() -> None:
+    with pytest.raises(ConfigError, match="--num-workers 0 would read and embed nothing"):
+        ExtractConfig.from_options({"num_workers": 0})

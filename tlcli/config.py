@@ -302,6 +302,8 @@ class ExtractConfig:
         _require(self.seed >= 0, "--seed", self.seed, "0 or more")
         if self.features.pool == "none" and not self.no_head:
             raise ConfigError("--pool none keeps whole maps, a head needs vectors: add --no-head.")
+        if self.runtime.num_workers == 0:
+            raise ConfigError("--num-workers 0 would read and embed nothing: give 1 or more.")
         if self.overwrite and self.features.shard is not None:
             raise ConfigError("--overwrite with --shard would delete what other jobs computed.")
         if self.features.shard is not None and self.probe != ProbeHeadConfig():

@@ -8,7 +8,7 @@ from typing import Any
 
 from tlcli.config import ProbeHeadConfig
 from tlcli.engine.cpu_memory import available_memory
-from tlcli.errors import DataError
+from tlcli.errors import ConfigError, DataError
 from tlcli.models.saved_model import save_weights, write_description
 from tlcli.recipes.feature_folder import FeatureFolder
 from tlcli.recipes.feature_part import FeaturePart
@@ -89,6 +89,11 @@ def probe_features(
     Raises:
         TlcliError: For everything a user or the machine can get wrong; see `tlcli.errors`.
     """
+    if folder.record["features"]["pool"] == "none":
+        raise ConfigError(
+            f"The features in {folder.path} are whole maps (--pool none), a head needs vectors: "
+            "extract them with another --pool."
+        )
     parts = parts_of(folder)
     if config.shots is not None:
         shots = max(parse_shots(config.shots))
