@@ -8,6 +8,9 @@ factors, with means that depend on the class. Each repeat runs scikit-learn, the
 tolerance of the gradient, then ours to a certified relative gap of 1e-6, as `probe` does.
 Objectives are compared: ours must not be above theirs. Theirs get features that are standardised
 already, ours do it themselves.
+
+Set OMP_NUM_THREADS=1 on a machine that is small or busy: NumPy's and SciPy's thread pools wait for
+one another there, and scikit-learn becomes several times slower with two threads than with one.
 """
 
 import argparse

@@ -88,8 +88,8 @@ def solve_logistic(
         tolerance: Certified relative gap between objective and minimum. Float32 sums limit how
             true the certificate itself is, to about 1e-7.
         gradient_tolerance: A gradient without components above this along any principal direction
-            is accepted too, if the certified relative gap is at most 1e-2. 1e-4, scikit-learn's
-            default for features, halves the time; objectives for large C are less exact then.
+            is accepted too, if the certified relative gap is at most 1e-2. 1e-4, the default of
+            scikit-learn's `tol`, halves the time; large C are solved less exactly then.
         max_passes: Evaluations per penalty after which it is returned unconverged.
         memory_limit: Bytes for standardised rows; if they do not fit they are read at every pass.
         one_scale: See `measure_moments`; z_i are then not those of `StandardScaler`.
