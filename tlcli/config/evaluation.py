@@ -1,0 +1,62 @@
+"""Options of `evaluate`."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from tlcli.config.checks import require
+from tlcli.config.flat import from_options
+from tlcli.config.parts import OnBadBox, OnBadImage, RuntimeConfig
+from tlcli.errors import ConfigError
+
+Split = Literal["train", "val", "test", "all"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateConfig:
+    """All options of `tlcli evaluate`."""
+
+    run: str | None = None
+    model: str | None = None
+    weights: str | None = None
+    offline: bool = False
+    data: str | None = None
+    split: Split | None = None
+    limit: int = 0
+    on_bad_image: OnBadImage = "fail"
+    on_bad_box: OnBadBox = "fix"
+    batch_size: int = 64
+    seed: int | None = None
+    output: str | None = None
+    overwrite: bool = False
+    runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
+
+    def __post_init__(self) -> None:
+        require(self.batch_size >= 1, "--batch-size", self.batch_size, "1 or more")
+        require(self.limit >= 0, "--limit", self.limit, "0 (all images) or more")
+        require(self.seed is None or self.seed >= 0, "--seed", self.seed, "0 or more")
+        if (self.run is None) == (self.model is None):
+            raise ConfigError(
+                "evaluate needs either a run folder or --model NAME (a pretrained model as it is)."
+            )
+        if self.run is not None:
+            self._refuse_what_a_run_ignores()
+
+    def _refuse_what_a_run_ignores(self) -> None:
+        given: dict[str, object] = {
+            "--weights": self.weights,
+            "--output": self.output,
+            "--offline": self.offline or None,
+            "--overwrite": self.overwrite or None,
+        }
+        if self.data is None:
+            given["--on-bad-image"] = self.on_bad_image if self.on_bad_image != "fail" else None
+            given["--limit"] = self.limit or None
+        for option, value in given.items():
+            if value is not None:
+                raise ConfigError(f"{option} has no effect on a run folder and its data: leave it.")
+
+    @classmethod
+    def from_options(cls, values: Mapping[str, Any]) -> "EvaluateConfig":
+        """Build from a flat mapping of option names; see `options_of`."""
+        return from_options(cls, values)

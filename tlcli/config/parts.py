@@ -1,0 +1,86 @@
+"""Options that several commands share: images, network, what is trained, machine, output."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from tlcli.config.checks import require
+from tlcli.errors import ConfigError
+
+OnBadImage = Literal["fail", "skip"]
+OnBadBox = Literal["fix", "drop", "fail"]
+AmpDtype = Literal["auto", "bfloat16", "float16"]
+
+MAX_SPLIT = 0.9
+"""Largest part of the images that may be held out."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """Which images."""
+
+    data: str = "sample:digits"
+    val_split: float = 0.2
+    test_split: float = 0.0
+    limit: int = 0
+    on_bad_image: OnBadImage = "fail"
+
+    def __post_init__(self) -> None:
+        for option, part in (("--val-split", self.val_split), ("--test-split", self.test_split)):
+            require(0 <= part <= MAX_SPLIT, option, part, f"in 0..{MAX_SPLIT}")
+        require(self.limit >= 0, "--limit", self.limit, "0 (all images) or more")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """Which network, from which weights."""
+
+    model: str = "resnet50"
+    weights: str = "default"
+    offline: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class UnfreezeConfig:
+    """Which stages are trained, and from when on."""
+
+    unfreeze: str | None = None
+    schedule: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.unfreeze is not None and self.schedule is not None:
+            raise ConfigError(
+                f"--unfreeze '{self.unfreeze}' and --schedule '{self.schedule}' exclude each "
+                "other: write the stages trained from the start as '0:…' in --schedule."
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class RuntimeConfig:
+    """Where and in which precision it runs; none of it changes what is computed on one device."""
+
+    device: str = "auto"
+    num_workers: int | None = None
+    amp: bool | None = None
+    amp_dtype: AmpDtype = "auto"
+    channels_last: bool = True
+
+    def __post_init__(self) -> None:
+        workers = self.num_workers
+        require(workers is None or workers >= 0, "--num-workers", workers, "0 or more")
+        if self.amp is False and self.amp_dtype != "auto":
+            raise ConfigError(f"--amp-dtype {self.amp_dtype} has no effect with --no-amp.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class OutputConfig:
+    """Where the run goes."""
+
+    output: str | None = None
+    overwrite: bool = False
+    resume: bool = False
+
+    def __post_init__(self) -> None:
+        if self.overwrite and self.resume:
+            raise ConfigError("--overwrite and --resume exclude each other.")
+        if self.resume and self.output is None:
+            raise ConfigError("--resume needs --output RUN, the folder of the run to go on with.")
