@@ -13,7 +13,7 @@ from toy import TINY_STAGES, TinyNet
 from tlcli.backbones.catalog import SOURCES
 from tlcli.backbones.stages import find_stages
 from tlcli.models.head import HeadSpec, replace_heads
-from tlcli.models.staged import StagedModel
+from tlcli.models.staged import StagedModel, norms_of
 from tlcli.models.unfreezing import parse_schedule
 
 NUM_CLASSES = 3
@@ -378,10 +378,10 @@ def test_train__dropout_of_a_new_head_is_active() -> None:
     assert not network.conv_head.training
 
 
-def test_freeze_norm__statistics_stay_while_weights_are_trained() -> None:
+def test_kept_norms__statistics_stay_while_weights_are_trained() -> None:
     torch.manual_seed(0)
     network = TinyNet(with_batch_norm=True)
-    model = StagedModel(network, stages=TINY_STAGES, freeze_norm=True).train()
+    model = StagedModel(network, stages=TINY_STAGES, kept_norms=norms_of(network)).train()
     assert not network.norm.training
     assert network.stem.training
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
@@ -397,3 +397,23 @@ def test_freeze_norm__statistics_stay_while_weights_are_trained() -> None:
         "norm.running_var",
         "norm.num_batches_tracked",
     }
+
+
+def test_kept_norms__only_the_named_ones_stand_still() -> None:
+    network = nn.Sequential(nn.BatchNorm2d(3), nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4))
+    stages = (Stage(name="stem", members=("0", "1")), Stage(name="head", members=("2",)))
+    model = StagedModel(network, stages=stages, kept_norms={"0"}).train()
+    assert [layer.training for layer in network] == [False, True, True]
+    assert {name for name, _ in model.frozen_tensors()} == {
+        "0.running_mean",
+        "0.running_var",
+        "0.num_batches_tracked",
+    }
+    assert norms_of(network) == {"0", "2"}
+
+
+def test_kept_norms__a_layer_without_statistics_is_refused() -> None:
+    network = nn.Sequential(nn.Conv2d(3, 4, 1), nn.Linear(4, 2))
+    stages = (Stage(name="stem", members=("0",)), Stage(name="head", members=("1",)))
+    with pytest.raises(ValueError, match=r"no layers with statistics: 0, nothing"):
+        StagedModel(network, stages=stages, kept_norms=("nothing", "0"))

@@ -10,6 +10,7 @@ import typer
 from tlcli import __version__
 from tlcli.cli import output
 from tlcli.cli.cache import cache_app
+from tlcli.cli.detect_finetune import detect_finetune
 from tlcli.cli.evaluate import evaluate
 from tlcli.cli.extract_features import extract_features
 from tlcli.cli.finetune import finetune
@@ -82,6 +83,7 @@ app = typer.Typer(
 app.command()(extract_features)
 app.command()(probe)
 app.command()(finetune)
+app.command()(detect_finetune)
 app.command()(evaluate)
 app.add_typer(models_app, name="models")
 app.add_typer(cache_app, name="cache")

@@ -5,6 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
+from tlcli.cli import box_options as b
 from tlcli.cli import options as o
 from tlcli.cli import output as out
 from tlcli.cli.option_files import chosen_options
@@ -13,6 +14,11 @@ from tlcli.config import EvaluateConfig, RuntimeConfig
 from tlcli.results.records import EvalReport
 
 _WORST_SHOWN = 10
+_COLUMNS = {
+    "classification": (("precision", "recall", "f1"), "images "),
+    "detection": (("ap50", "ar", "ap"), "boxes "),
+}
+"""Metrics of each class, the one that they are sorted by last, and what `support` counts."""
 
 RunArg = Annotated[
     str | None, typer.Argument(metavar="[RUN]", help="Run folder to evaluate; or use --model.")
@@ -26,6 +32,7 @@ def evaluate(
     split: o.SplitOpt = EvaluateConfig.split,
     limit: o.LimitOpt = EvaluateConfig.limit,
     on_bad_image: o.OnBadImageOpt = EvaluateConfig.on_bad_image,
+    on_bad_box: b.OnBadBoxOpt = EvaluateConfig.on_bad_box,
     model: o.PretrainedModelOpt = EvaluateConfig.model,
     weights: o.GivenWeightsOpt = EvaluateConfig.weights,
     offline: o.OfflineOpt = EvaluateConfig.offline,
@@ -74,15 +81,16 @@ def _show(report: EvalReport, *, titles: Mapping[str, str]) -> None:
         ],
     )
     rows = [row for row in report.per_class if row["support"]]
-    rows.sort(key=lambda row: float(row["f1"] or 0))
+    columns, counted = _COLUMNS[report.kind]
+    rows.sort(key=lambda row: float(row[columns[-1]] or 0))
     title = "per class" if len(rows) <= _WORST_SHOWN else f"the {_WORST_SHOWN} worst classes"
     out.table(
         title,
-        columns=["class", "precision ", "recall ", "f1 ", "images "],
+        columns=["class", *(f"{name} " for name in columns), counted],
         rows=[
             [
                 " ".join([str(row["class"]), titles.get(str(row["class"]), "")]).strip(),
-                *(out.metric(name, _number(row[name])) for name in ("precision", "recall", "f1")),
+                *(out.metric(name, _number(row[name])) for name in columns),
                 str(row["support"]),
             ]
             for row in rows[:_WORST_SHOWN]

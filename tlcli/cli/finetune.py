@@ -1,13 +1,12 @@
 """`tlcli finetune`."""
 
-from typing import Any
-
 import typer
 
 from tlcli.cli import options as o
 from tlcli.cli import output as out
 from tlcli.cli.option_files import chosen_options, is_given, is_resumed
 from tlcli.cli.progress import TerminalTalk
+from tlcli.cli.training_output import show_plan, show_training
 from tlcli.config import (
     DataConfig,
     FinetuneConfig,
@@ -80,47 +79,6 @@ def finetune(
     from tlcli.recipes import finetune as recipe  # torch is loaded only now
 
     if dry_run:
-        _show_plan(recipe.dry_run(chosen, talk=talk).to_json(), as_json=json)
+        show_plan(recipe.dry_run(chosen, talk=talk).to_json(), as_json=json)
         return
-    _show_summary(recipe.run(chosen, talk=talk), as_json=json)
-
-
-def _show_plan(plan: dict[str, Any], *, as_json: bool) -> None:
-    if as_json:
-        out.document(plan)
-        return
-    out.table(
-        f"{plan['model']}, weights {plan['weights']}, {plan['classes']} classes",
-        columns=["stage", "parameters ", "peak lr ", "weight decay ", "trained", "BatchNorm"],
-        rows=[
-            [
-                row["label"],
-                f"{row['parameters']:,}",
-                "-" if row["lr"] is None else f"{row['lr']:.3g}",
-                "-" if row["weight_decay"] is None else f"{row['weight_decay']:.3g}",
-                _since(row["trained_from"]),
-                row["batch_norm"],
-            ]
-            for row in plan["stages"]
-        ],
-    )
-
-
-def _since(start: int | None) -> str:
-    if start is None:
-        return "frozen"
-    return "from the start" if start == 0 else f"after {start} epochs"
-
-
-def _show_summary(summary: dict[str, Any], *, as_json: bool) -> None:
-    if as_json:
-        out.document(summary)
-        return
-    best, frozen = summary["best"], summary["frozen"]
-    out.results(summary["results"], chosen_by=f"{best['metric']} (epoch {best['epoch']})")
-    out.line(
-        f"Frozen: {frozen['tensors']} parameters and {frozen['buffers']} buffers, "
-        f"{frozen['changed']} changed. Time: {summary['seconds']['total']:.0f} s."
-    )
-    out.line(f"Run folder: {summary['run']}")
-    out.line(f"Next: tlcli evaluate {summary['run']} --data OTHER_IMAGES")
+    show_training(recipe.run(chosen, talk=talk), as_json=json)

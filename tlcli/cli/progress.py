@@ -63,24 +63,40 @@ class TerminalTalk:
         """Print a line per epoch, under a header."""
         if self._quiet:
             return
+        shown = [name for name in _SHOWN if name in report.metrics]
         if not self._has_header:
+            titles = "".join(_SHOWN[name] for name in shown)
             output.note(
-                "  epoch  phase   lr head  lr backb.  train loss  val loss   val top-1    img/s"
-                "   seconds"
+                f"  epoch  phase   lr head  lr backb.  train loss{titles}    img/s   seconds"
             )
             self._has_header = True
-        output.note(_epoch_line(report, epochs=epochs, is_best=is_best))
+        values = "".join(
+            _in_words(name, report.metrics[name]).rjust(len(_SHOWN[name])) for name in shown
+        )
+        output.note(_epoch_line(report, epochs=epochs, values=values, is_best=is_best))
 
 
-def _epoch_line(report: EpochReport, *, epochs: int, is_best: bool) -> str:
+_SHOWN = {
+    "loss": "  val loss",
+    "top1": "   val top-1",
+    "map": "   val AP",
+    "map50": "   val AP50",
+}
+"""Of the metrics of an epoch, with the titles of their columns."""
+
+
+def _epoch_line(report: EpochReport, *, epochs: int, values: str, is_best: bool) -> str:
     head, backbone = report.lr["head"], report.lr["backbone"]
     seconds = report.seconds_train + report.seconds_eval
     return (
         f"{report.epoch:>4}/{epochs:<4}{report.phase:>5}{_rate(head):>10}{_rate(backbone):>11}"
-        f"{report.train_loss:>12.4g}{report.metrics['loss']:>10.4g}"
-        f"{output.percent(report.metrics['top1']):>12}{report.images_per_second:>9.1f}"
+        f"{report.train_loss:>12.4g}{values}{report.images_per_second:>9.1f}"
         f"{seconds:>10.1f}{'  best' if is_best else ''}"
     )
+
+
+def _in_words(name: str, value: float) -> str:
+    return f"{value:.4g}" if name == "loss" else output.percent(value)
 
 
 def _rate(lr: float | None) -> str:

@@ -38,7 +38,7 @@ class Picture:
     """A decoded image file."""
 
     image: Image.Image
-    """Mode RGB, upright, with its transparent parts on white."""
+    """Mode RGB, upright unless asked for otherwise, with its transparent parts on white."""
     content_key: int
     """64 bits of BLAKE2b over the bytes of the file: the same for copies under other names."""
 
@@ -48,12 +48,16 @@ def is_image_name(name: str) -> bool:
     return Path(name).suffix.lower() in IMAGE_SUFFIXES
 
 
-def read_image(path: Path) -> Picture:
+def read_image(path: Path, *, upright: bool = True) -> Picture:
     """Read and decode one image file; safe to call from many threads.
 
     The first frame is taken, EXIF orientation is applied (an EXIF block that cannot be parsed
     counts as none, as in viewers), transparency is composited on white and 16-bit gray is scaled
     so that 65535 becomes 255.
+
+    Args:
+        path: The file.
+        upright: Turn it as EXIF says; else the pixels stay as they are stored.
 
     Raises:
         DataError: the file cannot be read at all (missing, no permission).
@@ -64,7 +68,7 @@ def read_image(path: Path) -> Picture:
         data = path.read_bytes()
     except OSError as error:
         raise DataError(f"Cannot read {path}: {error.strerror or error}.") from error
-    return Picture(image=_decode(data, path=path), content_key=content_key(data))
+    return Picture(image=_decode(data, path=path, upright=upright), content_key=content_key(data))
 
 
 def content_key(data: bytes) -> int:
@@ -72,14 +76,15 @@ def content_key(data: bytes) -> int:
     return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "big")
 
 
-def _decode(data: bytes, *, path: Path) -> Image.Image:
+def _decode(data: bytes, *, path: Path, upright: bool) -> Image.Image:
     if not data:
         raise BadImageError(f"Cannot decode {path}: the file is empty (0 bytes).")
     try:
         with Image.open(BytesIO(data)) as image:
             _check_pixels(image.size)
             image.load()
-            return _as_rgb(_upright(image), file_format=image.format)
+            turned = _upright(image) if upright else image
+            return _as_rgb(turned, file_format=image.format)
     except MemoryError:
         raise
     except UnidentifiedImageError as error:

@@ -3,7 +3,7 @@
 import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -13,6 +13,9 @@ from torch.utils.data import DataLoader, Dataset
 from tlcli.data.augment import view_generator
 from tlcli.data.images import read_image
 from tlcli.errors import ConfigError, DataError, MachineError
+
+T = TypeVar("T")
+B = TypeVar("B")
 
 Reference = tuple[int, int]
 """Which image of a dataset, and which view of it."""
@@ -122,7 +125,28 @@ def image_batches(
     num_workers: int,
     pin_memory: bool,
 ) -> Iterator[ImageBatch]:
+    """Yield the batches in order; see `read_batches`."""
+    yield from read_batches(
+        dataset, batches, collate=_collate, num_workers=num_workers, pin_memory=pin_memory
+    )
+
+
+def read_batches(
+    dataset: Dataset[T],
+    batches: Sequence[list[Reference]],
+    *,
+    collate: Callable[[list[T]], B | DataError],
+    num_workers: int,
+    pin_memory: bool,
+) -> Iterator[B]:
     """Yield the batches in order, read by `num_workers` processes of one torch thread each.
+
+    Args:
+        dataset: Is asked for references.
+        batches: References of each batch.
+        collate: Makes a batch of items; an error that it returns is raised here.
+        num_workers: 0 reads in this process.
+        pin_memory: Put tensors where a GPU copies them from without waiting.
 
     Raises:
         BadImageError: an image cannot be decoded.
@@ -131,12 +155,12 @@ def image_batches(
     """
     if num_workers < 0:
         raise ConfigError(f"--num-workers {num_workers} is below 0.")
-    loader = DataLoader(
+    loader: DataLoader[T] = DataLoader(
         dataset,
         batch_sampler=batches,
         num_workers=num_workers,
         pin_memory=pin_memory,
-        collate_fn=_collate,
+        collate_fn=collate,
         generator=torch.Generator(),  # else the loader draws from torch's global generator
     )
     for batch in _surviving(loader):
@@ -166,7 +190,7 @@ def _collate(items: list[_Item | DataError]) -> ImageBatch | DataError:
     )
 
 
-def _surviving(loader: "DataLoader[_Item | DataError]") -> Iterator[ImageBatch | DataError]:
+def _surviving(loader: "DataLoader[Any]") -> Iterator[Any]:
     """Iterate a loader; the death of a worker becomes an error for the user."""
     try:
         yield from loader

@@ -17,13 +17,10 @@ class Evaluator(Protocol):
 
 
 class Task(Protocol):
-    """The losses a model is trained on and the metrics that judge it."""
+    """The losses a model is trained on."""
 
     def losses(self, batch: Any) -> Mapping[str, Tensor]:
         """Return named scalar loss terms of one batch, means over its images."""
-
-    def evaluator(self) -> Evaluator:
-        """Return a fresh accumulator; the model it judges is in eval mode."""
 
 
 class Batch(Protocol):

@@ -4,20 +4,16 @@ Nothing is known of families. Hooks listen while the network runs its own forwar
 as soon as everything wanted has been seen.
 """
 
-import contextlib
-import itertools
-import threading
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
 from tlcli.backbones.stages import Stage
-from tlcli.errors import ModelError
 from tlcli.models.feature_taps import Tap, head_taps, stage_taps
-from tlcli.models.pooling import AVG, check_pool, pooled
+from tlcli.models.pooling import AVG, check_pool
 from tlcli.models.unfreezing import match_stages
+from tlcli.models.watched_pass import WatchedPass
 
 EMBEDDING = "embedding"
 
@@ -62,15 +58,13 @@ class FeatureExtractor(nn.Module):
         super().__init__()
         check_pool(pool, has_layers=bool(layers))
         self.network = network.eval()
-        self._owner = next(_OWNERS)
         if layers:
             names = select_layers(layers, stages=[stage.name for stage in stages])
             chosen = [stage for stage in stages if stage.name in names]
-            self._taps = stage_taps(network, chosen, input_size=input_size, pool=pool or AVG)
+            taps = stage_taps(network, chosen, input_size=input_size, pool=pool or AVG)
         else:
-            self._taps = head_taps(network, head_names, input_size=input_size)
-        for tap in self._taps:
-            _listen(network.get_submodule(tap.module), tap, owner=self._owner)
+            taps = head_taps(network, head_names, input_size=input_size)
+        self._pass = WatchedPass(network, taps)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -102,18 +96,14 @@ class FeatureExtractor(nn.Module):
         Raises:
             ModelError: If a layer was not called as in the pass that `__init__` made.
         """
-        capture = _Capture(owner=self._owner, wanted={tap.name: tap.call for tap in self._taps})
-        with _capturing(capture), contextlib.suppress(_AllSeenError):
-            self.network(images)
-        if missing := [name for name in capture.wanted if name not in capture.seen]:
-            raise ModelError(
-                f"The network did not call {', '.join(missing)} as it did for blank images, or the "
-                "layer was replaced since the extractor was built."
-            )
-        parts = [capture.seen[tap.name] for tap in self._taps]
+        parts = self._pass.run(self.network, images)
         if self._is_embedding:
             return {EMBEDDING: torch.cat(parts, dim=1) if len(parts) > 1 else parts[0]}
         return {tap.name: part for tap, part in zip(self._taps, parts, strict=True)}
+
+    @property
+    def _taps(self) -> tuple[Tap, ...]:
+        return self._pass.taps
 
     @property
     def _is_embedding(self) -> bool:
@@ -133,53 +123,3 @@ def select_layers(patterns: Sequence[str], *, stages: Sequence[str]) -> tuple[st
     body = stages[:-1]
     chosen = match_stages(patterns, stages=stages, choices=body, option="--layer")
     return tuple(name for name in body if name in chosen)
-
-
-@dataclass(kw_only=True)
-class _Capture:
-    """What one forward pass in one thread has shown so far."""
-
-    owner: int
-    """The extractor that listens; others may have hooks on the same network."""
-    wanted: dict[str, int]
-    """Which call of the module of each tap is wanted, counted from 1."""
-    calls: dict[str, int] = field(default_factory=dict)
-    seen: dict[str, Tensor] = field(default_factory=dict)
-
-
-class _AllSeenError(Exception):
-    """Ends a forward pass that has shown everything wanted."""
-
-
-_OWNERS = itertools.count()
-_THREAD = threading.local()
-
-
-@contextlib.contextmanager
-def _capturing(capture: _Capture) -> Iterator[None]:
-    before = getattr(_THREAD, "capture", None)
-    _THREAD.capture = capture
-    try:
-        yield
-    finally:
-        _THREAD.capture = before
-
-
-def _listen(module: nn.Module, tap: Tap, *, owner: int) -> None:
-    """Take a feature whenever a pass of `owner` in the same thread reaches the module."""
-
-    def take(value: object) -> None:
-        capture: _Capture | None = getattr(_THREAD, "capture", None)
-        if capture is None or capture.owner != owner:
-            return
-        capture.calls[tap.name] = capture.calls.get(tap.name, 0) + 1
-        if capture.calls[tap.name] == tap.call:
-            # Pooled at once: a layer behind it may work in place.
-            capture.seen[tap.name] = pooled(tap.value_of(value), layout=tap.layout, pool=tap.pool)
-        if len(capture.seen) == len(capture.wanted):
-            raise _AllSeenError
-
-    if tap.is_head:
-        module.register_forward_pre_hook(lambda _module, inputs: take(inputs))
-    else:
-        module.register_forward_hook(lambda _module, _inputs, output: take(output))

@@ -22,6 +22,10 @@ from tlcli.results.json_text import to_json_text
 from tlcli.results.records import SCHEMA_VERSION
 
 
+CLASSIFICATION = "classification"
+DETECTION = "detection"
+
+
 @dataclass(frozen=True, kw_only=True)
 class ModelDescription:
     """What `model.json` holds; the weights beside it have the source library's own key names."""
@@ -129,12 +133,29 @@ def write_description(description: ModelDescription, path: Path) -> None:
     write_text(path, to_json_text(description.to_json()))
 
 
+def saved_kind(path: Path) -> str:
+    """Return what the model that a `model.json` describes does: `classification` or `detection`.
+
+    Raises:
+        DataError: If it is missing or damaged.
+    """
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+        return str(values.get("kind", CLASSIFICATION))
+    except (OSError, ValueError, AttributeError) as error:
+        raise DataError(
+            f"{path} is missing or damaged ({error}): is this a finished run?"
+        ) from error
+
+
 def read_description(path: Path) -> ModelDescription:
     """Read `model.json`.
 
     Raises:
-        DataError: If it is missing or not what `write_description` writes.
+        DataError: If it is missing, or not what `write_description` writes.
     """
+    if (kind := saved_kind(path)) != CLASSIFICATION:
+        raise DataError(f"{path} describes a model for {kind}. Give the run of a classifier.")
     try:
         return ModelDescription.from_json(json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:

@@ -1,6 +1,6 @@
 """A network whose stages can be frozen and opened, and stay as they were put."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import Any
 
 from torch import Tensor, nn
@@ -20,16 +20,25 @@ class StagedModel(nn.Module):
     Args:
         network: A network of a source, changed in place.
         stages: All its stages.
-        freeze_norm: Keep the statistics of every BatchNorm, in trained stages too; its weights are
-            trained with their stage.
+        kept_norms: Names of BatchNorm layers that keep their statistics, in trained stages too;
+            their weights are trained with their stage. `norms_of(network)` names all.
+
+    Raises:
+        ValueError: If a kept norm is no layer with statistics.
     """
 
     def __init__(
-        self, network: nn.Module, *, stages: Sequence[Stage], freeze_norm: bool = False
+        self,
+        network: nn.Module,
+        *,
+        stages: Sequence[Stage],
+        kept_norms: Collection[str] = (),
     ) -> None:
         super().__init__()
         self.network = network
-        self.freeze_norm = freeze_norm
+        self.kept_norms = frozenset(kept_norms)
+        if unknown := self.kept_norms - norms_of(network):
+            raise ValueError(f"no layers with statistics: {', '.join(sorted(unknown))}")
         self.stages = tuple(stages)
         self.trained: frozenset[str] = frozenset()
         self.open_stages([stage.name for stage in stages])
@@ -53,8 +62,7 @@ class StagedModel(nn.Module):
         if not mode:
             return self
         for name, module in self.network.named_modules():
-            is_kept = self.freeze_norm and has_statistics(module)
-            if is_kept or (name and not self._holds_trained(name)):
+            if name in self.kept_norms or (name and not self._holds_trained(name)):
                 module.training = False
         return self
 
@@ -64,7 +72,7 @@ class StagedModel(nn.Module):
 
     def frozen_tensors(self) -> Iterator[tuple[str, Tensor]]:
         """Yield name and value of every parameter and saved buffer that must not move."""
-        statistics = self._kept_statistics() if self.freeze_norm else set()
+        statistics = self._kept_statistics()
         for name, tensor in self.network.state_dict().items():
             if name in statistics or self.stage_of(name).name not in self.trained:
                 yield name, tensor
@@ -77,9 +85,8 @@ class StagedModel(nn.Module):
     def _kept_statistics(self) -> set[str]:
         return {
             f"{name}.{buffer}"
-            for name, module in self.network.named_modules()
-            if has_statistics(module)
-            for buffer, _ in module.named_buffers(recurse=False)
+            for name in self.kept_norms
+            for buffer, _ in self.network.get_submodule(name).named_buffers(recurse=False)
         }
 
     def _holds_trained(self, module_name: str) -> bool:
@@ -94,3 +101,8 @@ class StagedModel(nn.Module):
 def has_statistics(module: nn.Module) -> bool:
     """Say whether a layer keeps running statistics, as every kind of BatchNorm does."""
     return isinstance(getattr(module, "running_mean", None), Tensor)
+
+
+def norms_of(network: nn.Module) -> frozenset[str]:
+    """Return the dotted names of all layers that keep running statistics."""
+    return frozenset(name for name, module in network.named_modules() if has_statistics(module))

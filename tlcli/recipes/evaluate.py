@@ -12,9 +12,25 @@ from tlcli.backbones.pretrained import create_backbone
 from tlcli.config import DataConfig, EvaluateConfig, options_of
 from tlcli.data.preprocessing import Preprocessing
 from tlcli.data.table import ImageTable
-from tlcli.engine.runtime import Runtime, choose_runtime, describe_environment
-from tlcli.errors import ConfigError, DataError, ModelError
+from tlcli.engine.runtime import describe_environment
+from tlcli.errors import ConfigError, ModelError
+from tlcli.models.detectors.torchvision_detectors import NAMED, PREFIX
 from tlcli.models.saved_model import load_network
+from tlcli.recipes.evaluate_detector import (
+    evaluate_detector,
+    evaluate_detector_run,
+    refuse_box_options,
+)
+from tlcli.recipes.evaluation_setup import (
+    Evaluation,
+    as_trained,
+    choose_split,
+    data_name,
+    output_path,
+    refuse_mixture,
+    runtime_of,
+    warn_if_chosen_by,
+)
 from tlcli.recipes.feature_folder import head_run_of
 from tlcli.recipes.image_data import (
     BatchReader,
@@ -28,19 +44,7 @@ from tlcli.recipes.image_data import (
 from tlcli.recipes.judging import judge, match_classes
 from tlcli.recipes.talk import Talk
 from tlcli.results.records import EvalReport
-from tlcli.results.run_dir import RunDirectory, check_free, default_run_path
-
-RUNS = Path("runs")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Evaluation:
-    """What was found, and where the files are."""
-
-    report: EvalReport
-    folder: Path
-    titles: Mapping[str, str]
-    """Readable names of classes, possibly of none."""
+from tlcli.results.run_dir import RunDirectory, check_free
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,9 +66,14 @@ def run(config: EvaluateConfig, *, talk: Talk) -> Evaluation:
         TlcliError: For everything a user or the machine can get wrong; see `tlcli.errors`.
     """
     if config.run is not None:
-        return _evaluate_run(
-            RunDirectory.open(head_run_of(Path(config.run).expanduser())), config, talk=talk
-        )
+        folder = RunDirectory.open(head_run_of(Path(config.run).expanduser()))
+        if folder.read_record().get("kind") == "detection":
+            return evaluate_detector_run(folder, config, talk=talk)
+        refuse_box_options(config)
+        return _evaluate_run(folder, config, talk=talk)
+    if (config.model or "").removeprefix(PREFIX) in NAMED:
+        return evaluate_detector(config, talk=talk)
+    refuse_box_options(config)
     return _evaluate_pretrained(config, talk=talk)
 
 
@@ -72,7 +81,7 @@ def _evaluate_run(folder: RunDirectory, config: EvaluateConfig, *, talk: Talk) -
     record = folder.read_record()
     if record["status"] != "finished":
         talk.warn(f"This run is {record['status']}: its best epoch so far is evaluated.")
-    config = _as_trained(config, record["config"])
+    config = as_trained(config, record["config"])
     network, description = load_network(folder.path)
     judged = _Judged(
         network=network,
@@ -84,7 +93,7 @@ def _evaluate_run(folder: RunDirectory, config: EvaluateConfig, *, talk: Talk) -
     if config.data is not None:
         images, split = _given_data(config.data, config, talk=talk)
         # two folders of one name must not overwrite each other's evaluation
-        name = f"{_data_name(config.data)}-{images.table.fingerprint[:8]}-{split}"
+        name = f"{data_name(config.data)}-{images.table.fingerprint[:8]}-{split}"
     else:
         images, split = _own_data(folder, config, talk=talk)
         name = split
@@ -93,21 +102,9 @@ def _evaluate_run(folder: RunDirectory, config: EvaluateConfig, *, talk: Talk) -
     return Evaluation(report=report, folder=target, titles=_titles(images.table, judged))
 
 
-def _as_trained(config: EvaluateConfig, kept: Mapping[str, Any]) -> EvaluateConfig:
-    """Fill what was not given with the run's own precision and seed, as it judged itself."""
-    runtime = replace(
-        config.runtime,
-        amp=kept["amp"] if config.runtime.amp is None else config.runtime.amp,
-        channels_last=config.runtime.channels_last and kept["channels_last"],
-    )
-    if runtime.amp_dtype == "auto" and runtime.amp is not False:
-        runtime = replace(runtime, amp_dtype=kept["amp_dtype"])
-    return replace(config, runtime=runtime, seed=config.seed or kept["seed"])
-
-
 def _evaluate_pretrained(config: EvaluateConfig, *, talk: Talk) -> Evaluation:
     assert config.model is not None
-    path = _output_path(config)
+    path = output_path(config)
     check_free(path, overwrite=config.overwrite)
     judged = _pretrained(config, talk=talk)
     data = config.data or DataConfig.data
@@ -131,7 +128,7 @@ def _evaluate_pretrained(config: EvaluateConfig, *, talk: Talk) -> Evaluation:
                 "counts": table.counts(),
                 "skipped": len(images.skipped),
             },
-            environment=describe_environment(_runtime(config)),
+            environment=describe_environment(runtime_of(config)),
             seed=config.seed or 0,
             results={split: report.summary()},
         )
@@ -162,6 +159,7 @@ def _pretrained(config: EvaluateConfig, *, talk: Talk) -> _Judged:
 
 def _own_data(folder: RunDirectory, config: EvaluateConfig, *, talk: Talk) -> tuple[RunImages, str]:
     """Load the data of a run with the split it was trained with."""
+    refuse_mixture(config)
     kept = folder.read_record()["config"]
     data = DataConfig(
         data=kept["data"],
@@ -172,12 +170,7 @@ def _own_data(folder: RunDirectory, config: EvaluateConfig, *, talk: Talk) -> tu
     )
     images = load_images(data, seed=kept["seed"], saved_split=folder.splits_path, talk=talk)
     split = config.split or ("test" if "test" in images.table.splits else "val")
-    if split == "all":
-        raise ConfigError("--split all would mix images trained on with others; name one split.")
-    if config.limit:
-        raise ConfigError("--limit has no effect on a run's own data: its limit is kept.")
-    if split == "val":
-        talk.warn("val chose this model among others: as an estimate it is flattering.")
+    warn_if_chosen_by(split, talk=talk)
     return images, split
 
 
@@ -189,8 +182,7 @@ def _given_data(spec: str, config: EvaluateConfig, *, talk: Talk) -> tuple[RunIm
     table = images.table
     if config.split == "all":
         table = table.with_items(table.items.assign(split="unsplit"))
-    parts = [split for split in ("test", "val", "unsplit", "train") if split in table.splits]
-    split = config.split if config.split and config.split != "all" else parts[0]
+    split = choose_split(config.split, present=table.splits)
     table.part(split)  # an error that names the splits there are
     return replace(images, table=table), split
 
@@ -204,7 +196,7 @@ def _judge(
     config: EvaluateConfig,
     talk: Talk,
 ) -> EvalReport:
-    runtime = _runtime(config)
+    runtime = runtime_of(config)
     runtime.place(judged.network)
     reader = BatchReader(
         table=images.table,
@@ -232,29 +224,3 @@ def _titles(table: ImageTable, judged: _Judged) -> Mapping[str, str]:
         return table.class_titles
     known = imagenet.titles("imagenet-1k")
     return known if set(judged.class_names) <= set(known) else {}
-
-
-def _runtime(config: EvaluateConfig) -> Runtime:
-    return choose_runtime(
-        config.runtime.device,
-        amp=config.runtime.amp,
-        amp_dtype=config.runtime.amp_dtype,
-        channels_last=config.runtime.channels_last,
-        seed=config.seed or 0,
-    )
-
-
-def _output_path(config: EvaluateConfig) -> Path:
-    if config.output is not None:
-        return Path(config.output).expanduser()
-    architecture = (config.model or "").rpartition("/")[2]
-    return default_run_path(
-        RUNS, f"evaluate-{architecture}-{_data_name(config.data or DataConfig.data)}"
-    )
-
-
-def _data_name(spec: str) -> str:
-    name = Path(absolute_spec(spec).rpartition(":")[2]).stem
-    if not name:
-        raise DataError(f"--data '{spec}' has no name of its own; give --output.")
-    return name

@@ -14,7 +14,7 @@ from tlcli.backbones.pretrained import (
 )
 from tlcli.backbones.protocol import Backbone
 from tlcli.backbones.stages import HEAD
-from tlcli.config import FinetuneConfig, ModelConfig, options_of
+from tlcli.config import FinetuneConfig, ModelConfig, OptimConfig, options_of
 from tlcli.engine.ema import averaged_copy
 from tlcli.engine.optim import build_optimizer, build_scheduler, learning_rate_factor
 from tlcli.engine.runtime import Runtime, choose_runtime
@@ -22,7 +22,7 @@ from tlcli.engine.training_state import TrainingState
 from tlcli.errors import DataError, MachineError
 from tlcli.models.head import parse_head, replace_heads
 from tlcli.models.saved_model import ModelDescription, read_description
-from tlcli.models.staged import StagedModel
+from tlcli.models.staged import StagedModel, norms_of
 from tlcli.recipes.head_in_network import start_from_head
 from tlcli.recipes.image_data import (
     BatchReader,
@@ -90,13 +90,23 @@ def prepare_job(config: FinetuneConfig, *, former: RunDirectory | None, talk: Ta
     )
     require_parts(images.table)
     if former:
-        check_unchanged(images, former.read_record(), runtime=runtime)
+        check_unchanged(
+            images.whole.fingerprint,
+            former.read_record(),
+            spec=images.table.spec,
+            runtime=runtime,
+        )
     model = with_new_head(backbone, config, num_classes=len(images.table.classes))
     if config.freezing.init_head and former is None:
         start = Path(config.freezing.init_head)
         classes = images.table.classes
         start_from_head(model.network, start, backbone=backbone, classes=classes)
-    plan = plan_training(model, backbone=backbone, freezing=config.freezing, train=config.train)
+    plan = plan_training(
+        model,
+        no_weight_decay=backbone.no_weight_decay,
+        freezing=config.freezing,
+        train=config.train,
+    )
     warn_of_holes(plan, model=model, talk=talk)
     runtime.place(model)
     reader = BatchReader(
@@ -119,16 +129,24 @@ def prepare_job(config: FinetuneConfig, *, former: RunDirectory | None, talk: Ta
     )
 
 
-def check_unchanged(images: RunImages, record: Mapping[str, Any], *, runtime: Runtime) -> None:
+def check_unchanged(
+    fingerprint: str, record: Mapping[str, Any], *, spec: str, runtime: Runtime
+) -> None:
     """Make sure that a run can go on as it began.
+
+    Args:
+        fingerprint: Of the data as it is now.
+        record: `run.json` of the run.
+        spec: What the user calls the data.
+        runtime: Of this machine.
 
     Raises:
         DataError: If image files were replaced since.
         MachineError: If this machine would compute with another device or precision.
     """
-    if images.whole.fingerprint != record["data"]["fingerprint"]:
+    if fingerprint != record["data"]["fingerprint"]:
         raise DataError(
-            f"{images.table.spec} changed since the run began: some image files have another size. "
+            f"{spec} changed since the run began: some image files have another size. "
             "Restore them, or start a new run."
         )
     kept = record["environment"]
@@ -167,9 +185,8 @@ def with_new_head(backbone: Backbone, config: FinetuneConfig, *, num_classes: in
         num_classes=num_classes,
         spec=parse_head(config.freezing.head),
     )
-    return StagedModel(
-        backbone.network, stages=backbone.stages, freeze_norm=config.freezing.freeze_norm
-    )
+    kept_norms = norms_of(backbone.network) if config.freezing.freeze_norm else frozenset()
+    return StagedModel(backbone.network, stages=backbone.stages, kept_norms=kept_norms)
 
 
 def warn_of_holes(plan: TrainingPlan, *, model: StagedModel, talk: Talk) -> None:
@@ -190,20 +207,26 @@ def resolved_options(job: Job) -> dict[str, Any]:
     return options
 
 
-def first_state(job: Job, *, steps_per_epoch: int) -> TrainingState:
+def first_state(
+    model: StagedModel,
+    plan: TrainingPlan,
+    *,
+    train: OptimConfig,
+    runtime: Runtime,
+    steps_per_epoch: int,
+) -> TrainingState:
     """Return the state before the first step: optimizer, schedule, moving average."""
-    train = job.config.train
-    optimizer = build_optimizer(job.model.network, job.plan.groups, name=train.opt)
+    optimizer = build_optimizer(model.network, plan.groups, name=train.opt)
     factor = learning_rate_factor(
         train.lr_schedule,
         total_steps=train.epochs * steps_per_epoch,
         warmup_steps=round(train.warmup_epochs * steps_per_epoch),
     )
     return TrainingState(
-        model=job.model,
+        model=model,
         optimizer=optimizer,
         scheduler=build_scheduler(optimizer, factor),
-        phases=job.plan.phases,
-        ema=averaged_copy(job.model, decay=train.ema) if train.ema else None,
-        scaler=job.runtime.grad_scaler(),
+        phases=plan.phases,
+        ema=averaged_copy(model, decay=train.ema) if train.ema else None,
+        scaler=runtime.grad_scaler(),
     )

@@ -2,10 +2,10 @@
 
 import math
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from tlcli.config import DataConfig, OnBadImage
 from tlcli.data.augment import AugmentLevel, train_transform
@@ -27,6 +27,8 @@ from tlcli.engine.runtime import Runtime
 from tlcli.errors import BadImageError, DataError
 from tlcli.recipes.talk import Talk
 from tlcli.results.atomic import write_csv
+
+B = TypeVar("B")
 
 _SAMPLE_PREFIX = "sample:"
 _GPU_WORKERS = 8
@@ -103,7 +105,12 @@ def load_images(
             table, val_fraction=config.val_split, test_fraction=config.test_split, seed=seed
         )
     limited = limit_table(whole, limit=config.limit, seed=seed) if config.limit else whole
-    copies, crossing = _count_copies(limited) if find_copies else (0, 0)
+    items = limited.items
+    copies, crossing = (
+        count_copies(table.root, list(items["path"]), list(items["split"]))
+        if find_copies
+        else (0, 0)
+    )
     _report(limited, talk=talk)
     warn_of_copies(copies, crossing=crossing, talk=talk)
     return RunImages(
@@ -123,8 +130,13 @@ def load_unsplit(
 
 def write_skipped(images: RunImages, folder: Path) -> None:
     """List what `--on-bad-image skip` left out in `skipped_images.csv`; no file if nothing."""
-    if images.skipped:
-        write_csv(folder / "skipped_images.csv", header=["path", "reason"], rows=images.skipped)
+    write_skipped_paths(images.skipped, folder)
+
+
+def write_skipped_paths(skipped: Sequence[tuple[str, str]], folder: Path) -> None:
+    """Write path and reason of images left out to `skipped_images.csv`; no file if none."""
+    if skipped:
+        write_csv(folder / "skipped_images.csv", header=["path", "reason"], rows=skipped)
 
 
 def _load(
@@ -139,28 +151,28 @@ def _load(
 def _without_bad_images(
     table: ImageTable, *, talk: Talk
 ) -> tuple[ImageTable, tuple[tuple[str, str], ...]]:
-    """Decode every image once and drop the rows of those that cannot be."""
-    talk.note(f"Looking for bad images among {len(table.items)} (--on-bad-image skip).")
-    paths = [table.root / path for path in table.items["path"]]
-    problems = [check.problem for check in check_images(paths, threads=os.cpu_count() or 1)]
-    bad = [problem is not None for problem in problems]
-    skipped = tuple(
-        (path, problem)
-        for path, problem in zip(table.items["path"], problems, strict=True)
-        if problem is not None
-    )
-    for _, problem in skipped:
-        talk.warn(f"left out: {problem}")
-    kept = table.items[[not is_bad for is_bad in bad]]
+    skipped = bad_images(table.root, list(table.items["path"]), talk=talk)
+    kept = table.items[~table.items["path"].isin({path for path, _ in skipped})]
     return (table.with_items(kept) if skipped else table), skipped
 
 
-def _count_copies(table: ImageTable) -> tuple[int, int]:
+def bad_images(root: Path, paths: Sequence[str], *, talk: Talk) -> tuple[tuple[str, str], ...]:
+    """Decode every image once; return path and reason of those that cannot be, and tell of them."""
+    talk.note(f"Looking for bad images among {len(paths)} (--on-bad-image skip).")
+    checks = check_images([root / path for path in paths], threads=os.cpu_count() or 1)
+    skipped = tuple(
+        (path, check.problem)
+        for path, check in zip(paths, checks, strict=True)
+        if check.problem is not None
+    )
+    for _, problem in skipped:
+        talk.warn(f"left out: {problem}")
+    return skipped
+
+
+def count_copies(root: Path, paths: Sequence[str], splits: Sequence[str]) -> tuple[int, int]:
     """Return how many images are exact copies, and how many sets of copies cross splits."""
-    split_of = {
-        table.root / path: split
-        for path, split in zip(table.items["path"], table.items["split"], strict=True)
-    }
+    split_of = {root / path: split for path, split in zip(paths, splits, strict=True)}
     groups = find_duplicates(split_of)
     crossing = sum(len({split_of[path] for path in group}) > 1 for group in groups)
     return sum(len(group) - 1 for group in groups), crossing
@@ -237,7 +249,7 @@ class BatchReader:
             batches = self.talk.track(
                 self._read(dataset, left), label=f"epoch {epoch + 1}", num_images=num_images
             )
-            yield from _in_groups(batches, size=grad_accum_steps)
+            yield from in_groups(batches, size=grad_accum_steps)
 
         return math.ceil(len(references(0)) / grad_accum_steps), steps
 
@@ -256,8 +268,9 @@ class BatchReader:
             raise BadImageError(f"{error} {remedy}") from error
 
 
-def _in_groups(batches: Iterable[ImageBatch], *, size: int) -> Iterator[list[ImageBatch]]:
-    group: list[ImageBatch] = []
+def in_groups(batches: Iterable[B], *, size: int) -> Iterator[list[B]]:
+    """Yield lists of `size` batches, the last one possibly shorter."""
+    group: list[B] = []
     for batch in batches:
         group.append(batch)
         if len(group) == size:

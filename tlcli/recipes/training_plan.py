@@ -4,14 +4,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from torch.nn.modules.batchnorm import _BatchNorm
-
-from tlcli.backbones.protocol import Backbone
 from tlcli.backbones.stages import HEAD, Stage
-from tlcli.config import FreezingConfig, TrainConfig
+from tlcli.config import OptimConfig, UnfreezeConfig
 from tlcli.engine.optim import ParamGroup, param_groups, stage_learning_rates
 from tlcli.errors import ConfigError
-from tlcli.models.staged import StagedModel
+from tlcli.models.staged import StagedModel, norms_of
 from tlcli.models.unfreezing import Phase, holes, parse_schedule, parse_unfreeze
 from tlcli.results.records import SCHEMA_VERSION
 
@@ -71,7 +68,11 @@ class PlanReport:
 
 
 def plan_training(
-    model: StagedModel, *, backbone: Backbone, freezing: FreezingConfig, train: TrainConfig
+    model: StagedModel,
+    *,
+    no_weight_decay: frozenset[str],
+    freezing: UnfreezeConfig,
+    train: OptimConfig,
 ) -> TrainingPlan:
     """Turn the user's words into phases and parameter groups.
 
@@ -96,13 +97,13 @@ def plan_training(
         model,
         learning_rates=rates,
         weight_decay=train.matrix_decay,
-        no_weight_decay=backbone.no_weight_decay,
+        no_weight_decay=no_weight_decay,
     )
     return TrainingPlan(phases=phases, learning_rates=rates, groups=groups)
 
 
 def read_phases(
-    freezing: FreezingConfig, *, stages: Sequence[Stage], epochs: int
+    freezing: UnfreezeConfig, *, stages: Sequence[Stage], epochs: int
 ) -> tuple[Phase, ...]:
     """Return the phases that `--unfreeze` or `--schedule` asks for."""
     names = [stage.name for stage in stages]
@@ -127,7 +128,7 @@ def describe_plan(
     plan: TrainingPlan,
     *,
     model: StagedModel,
-    train: TrainConfig,
+    train: OptimConfig,
     name: str,
     weights: str,
     classes: int,
@@ -142,7 +143,7 @@ def describe_plan(
     )
 
 
-def _row(plan: TrainingPlan, stage: Stage, *, model: StagedModel, train: TrainConfig) -> PlanRow:
+def _row(plan: TrainingPlan, stage: Stage, *, model: StagedModel, train: OptimConfig) -> PlanRow:
     start = plan.trained_from(stage.name)
     frozen = start is None
     named = model.network.named_parameters()
@@ -158,12 +159,9 @@ def _row(plan: TrainingPlan, stage: Stage, *, model: StagedModel, train: TrainCo
 
 
 def _batch_norm_mode(model: StagedModel, stage: Stage, *, start: int | None) -> str:
-    has_any = any(
-        isinstance(module, _BatchNorm) and stage.owns(name)
-        for name, module in model.network.named_modules()
-    )
-    if not has_any:
+    norms = {name for name in norms_of(model.network) if stage.owns(name)}
+    if not norms:
         return "-"
-    if start is None or model.freeze_norm:
+    if start is None or norms <= model.kept_norms:
         return "eval"
     return "train" if start == 0 else "eval, then train"

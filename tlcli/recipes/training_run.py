@@ -1,15 +1,13 @@
 """Training with a run folder: every epoch logged and saved, the best kept, frozen parts proved."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from tlcli.backbones.weight_files import load_state
-from tlcli.config import Monitor
-from tlcli.data.loaders import ImageBatch
 from tlcli.engine.loop import NonFiniteLoss, fit
 from tlcli.engine.runtime import Runtime
-from tlcli.engine.tasks import Task
+from tlcli.engine.tasks import Batch, Task
 from tlcli.engine.training_state import TrainingState
 from tlcli.errors import InterruptedRunError, NonFiniteLossError
 from tlcli.models.frozen_proof import FrozenReport, check_frozen, digests_of, frozen_digests
@@ -36,9 +34,12 @@ class History:
     is_over: bool = False
     """Whether patience ended the training before its last epoch."""
 
-    def improves(self, epoch: int, metrics: Mapping[str, float], *, monitor: Monitor) -> bool:
-        """Take an epoch in; say whether it is the best so far (ties go to the lower loss)."""
-        value, loss = metrics[monitor], metrics["loss"]
+    def improves(self, epoch: int, metrics: Mapping[str, float], *, monitor: str) -> bool:
+        """Take an epoch in; say whether it is the best so far.
+
+        Ties go to the lower loss, where there is one, and to the earlier epoch.
+        """
+        value, loss = metrics[monitor], metrics.get("loss", 0.0)
         if self.best_value is not None and self.best_loss is not None:
             sign = -1 if monitor in _SMALLER_IS_BETTER else 1
             if (sign * value, -loss) <= (sign * self.best_value, -self.best_loss):
@@ -46,7 +47,7 @@ class History:
         self.best_epoch, self.best_value, self.best_loss = epoch, value, loss
         return True
 
-    def best_json(self, monitor: Monitor) -> dict[str, Any]:
+    def best_json(self, monitor: str) -> dict[str, Any]:
         """Return `best` of `run.json`."""
         return {"epoch": self.best_epoch, "metric": f"val/{monitor}", "value": self.best_value}
 
@@ -55,15 +56,17 @@ class History:
 class Training:
     """One training with everything it needs, ready to start or to go on."""
 
+    command: str
+    """That goes on with the run, for messages."""
     task: Task
     state: TrainingState
     run: RunDirectory
     runtime: Runtime
     epochs: int
     patience: int
-    monitor: Monitor
+    monitor: str
     clip_grad: float
-    train_steps: Callable[[int, int], Iterable[list[ImageBatch]]]
+    train_steps: Callable[[int, int], Iterable[Sequence[Batch]]]
     validate: Callable[[], Mapping[str, float]]
     file_of: Callable[[int], str]
     """Name of a training image by its row, for messages."""
@@ -127,7 +130,7 @@ class Training:
         self._save(history)
         return InterruptedRunError(
             f"Stopped after {self.state.epoch} epochs and {self.state.step} steps; saved. "
-            f"Go on with: tlcli finetune --output {self.run.path} --resume",
+            f"Go on with: tlcli {self.command} --output {self.run.path} --resume",
             signal_number=signal_number,
         )
 

@@ -1,0 +1,49 @@
+"""What the training commands print: the plan before, the results after."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from tlcli.cli import output as out
+
+
+def show_plan(plan: Mapping[str, Any], *, as_json: bool) -> None:
+    """Print what `--dry-run` found out, stage by stage."""
+    if as_json:
+        out.document(plan)
+        return
+    out.table(
+        f"{plan['model']}, weights {plan['weights']}, {plan['classes']} classes",
+        columns=["stage", "parameters ", "peak lr ", "weight decay ", "trained", "BatchNorm"],
+        rows=[
+            [
+                row["label"],
+                f"{row['parameters']:,}",
+                "-" if row["lr"] is None else f"{row['lr']:.3g}",
+                "-" if row["weight_decay"] is None else f"{row['weight_decay']:.3g}",
+                _since(row["trained_from"]),
+                row["batch_norm"],
+            ]
+            for row in plan["stages"]
+        ],
+    )
+
+
+def _since(start: int | None) -> str:
+    if start is None:
+        return "frozen"
+    return "from the start" if start == 0 else f"after {start} epochs"
+
+
+def show_training(summary: Mapping[str, Any], *, as_json: bool) -> None:
+    """Print what came out of a training."""
+    if as_json:
+        out.document(summary)
+        return
+    best, frozen = summary["best"], summary["frozen"]
+    out.results(summary["results"], chosen_by=f"{best['metric']} (epoch {best['epoch']})")
+    out.line(
+        f"Frozen: {frozen['tensors']} parameters and {frozen['buffers']} buffers, "
+        f"{frozen['changed']} changed. Time: {summary['seconds']['total']:.0f} s."
+    )
+    out.line(f"Run folder: {summary['run']}")
+    out.line(f"Next: tlcli evaluate {summary['run']} --data OTHER_IMAGES")

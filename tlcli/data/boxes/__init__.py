@@ -1,0 +1,1 @@
+"""Images with boxes around objects: from annotation files to batches."""

@@ -1,0 +1,108 @@
+"""From what the user gives as `--data` to a table of images and boxes."""
+
+import difflib
+import os
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+from tlcli.data.boxes.box_repair import OnBadBox
+from tlcli.data.boxes.box_table import BoxTable
+from tlcli.data.boxes.coco_folders import (
+    find_coco_files,
+    find_loose_coco_files,
+    read_coco_file,
+    read_coco_folder,
+)
+from tlcli.data.boxes.digit_scenes import digit_scenes_folder
+from tlcli.data.boxes.pascal_voc import is_voc_folder, read_voc_folder
+from tlcli.data.boxes.yolo import read_yolo
+from tlcli.data.boxes.yolo_yaml import find_yolo_yaml
+from tlcli.data.folders import list_images, split_folders, sub_folders
+from tlcli.data.table import some_names
+from tlcli.errors import DataError
+
+SAMPLES: dict[str, Callable[[], Path]] = {"sample:digits": digit_scenes_folder}
+UNDERSTOOD = (
+    "For boxes, --data understands a COCO folder (annotations/instances_train*.json and"
+    " instances_val*.json beside folders of images); Roboflow's train/_annotations.coco.json; one"
+    " COCO .json with its images beside it, in images/ or in a folder near by; a Pascal VOC folder"
+    " (Annotations, JPEGImages, ImageSets/Main); a YOLO data.yaml or its folder; and sample:digits."
+)
+
+
+def load_boxes(spec: str, *, on_bad_box: OnBadBox) -> BoxTable:
+    """Read the detection data set that `spec` names.
+
+    Args:
+        spec: A folder, a .json or .yaml file, or `sample:digits`.
+        on_bad_box: What to do with boxes without extent or outside their image; see
+            `box_repair.repair_boxes`.
+
+    Raises:
+        DataError: nothing is there, it is laid out in no way understood here, or its files are
+            not as they should be.
+    """
+    if spec.startswith("sample:"):
+        return replace(_load_folder(_sample(spec), on_bad_box=on_bad_box), spec=spec)
+    path = Path(os.path.abspath(Path(spec).expanduser()))  # noqa: PTH100  (absolute keeps "..")
+    if not path.exists():
+        raise DataError(f"There is no data at '{spec}'. {UNDERSTOOD}")
+    load = _load_folder if path.is_dir() else _load_file
+    return replace(load(path, on_bad_box=on_bad_box), spec=spec)
+
+
+def _sample(spec: str) -> Path:
+    if spec in SAMPLES:
+        return SAMPLES[spec]()
+    names = [sample.removeprefix("sample:") for sample in SAMPLES]
+    close = difflib.get_close_matches(spec.removeprefix("sample:"), names, n=1)
+    hint = f" Did you mean sample:{close[0]}?" if close else ""
+    raise DataError(f"No sample data called '{spec}'.{hint} There is {', '.join(SAMPLES)}.")
+
+
+def _load_file(path: Path, *, on_bad_box: OnBadBox) -> BoxTable:
+    suffix = path.suffix.lower()
+    if suffix == ".json":
+        return read_coco_file(path, on_bad_box=on_bad_box)
+    if suffix in (".yaml", ".yml"):
+        return read_yolo(path, on_bad_box=on_bad_box)
+    raise DataError(f"{path} is a file of no kind understood here. {UNDERSTOOD}")
+
+
+def _load_folder(path: Path, *, on_bad_box: OnBadBox) -> BoxTable:
+    if files := find_coco_files(path):
+        return read_coco_folder(path, files, on_bad_box=on_bad_box)
+    if is_voc_folder(path):
+        return read_voc_folder(path, on_bad_box=on_bad_box)
+    if settings := find_yolo_yaml(path):
+        return read_yolo(settings, on_bad_box=on_bad_box)
+    if files := find_loose_coco_files(path):
+        return read_coco_folder(path, files, on_bad_box=on_bad_box)
+    raise DataError(_not_understood(path))
+
+
+def _not_understood(path: Path) -> str:
+    folders = sub_folders(path)
+    deeper = [name for name in folders if _is_annotated(path / name)]
+    if deeper:
+        return f"{path} has no annotations, but its folders {some_names(deeper)} have; give one."
+    if _has_class_folders(path):
+        return (
+            f"{path} has folders of images but no boxes: it looks like classification data, which"
+            f" `tlcli finetune` takes. {UNDERSTOOD}"
+        )
+    found = f"it holds {some_names(folders, most=5)}" if folders else "it has no folders"
+    return f"{path} has no annotations of a kind understood here: {found}. {UNDERSTOOD}"
+
+
+def _is_annotated(path: Path) -> bool:
+    return is_voc_folder(path) or bool(find_coco_files(path))
+
+
+def _has_class_folders(path: Path) -> bool:
+    names = [name for found in split_folders(path).values() for name in found]
+    for folder in [path / name for name in names] or [path]:
+        if any(list_images(folder / name).images for name in sub_folders(folder)):
+            return True
+    return False

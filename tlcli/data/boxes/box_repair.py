@@ -1,0 +1,141 @@
+"""Boxes without extent or outside their image: clipped, dropped or refused."""
+
+from collections import Counter
+from typing import Literal, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from tlcli.data.boxes.box_table import XYWH, Repair
+from tlcli.errors import DataError
+
+OnBadBox = Literal["fix", "drop", "fail"]
+
+MAX_OVERHANG = 1.0
+"""Pixels that a box may reach outside its image and stay as written: rounding of tools."""
+MIN_SIDE = 1.0
+"""A clipped box narrower or lower than this, in pixels, is dropped."""
+_MOST_NAMED = 3
+
+_UNREADABLE = "not four finite numbers"
+_FLAT = "width or height not above 0"
+_OUTSIDE = "reaching outside the image"
+
+
+class RepairedBoxes(NamedTuple):
+    """What is left, with every box that was changed or dropped."""
+
+    boxes: pd.DataFrame
+    notes: tuple[str, ...]
+    repairs: tuple[Repair, ...]
+
+
+def repair_boxes(
+    boxes: pd.DataFrame, images: pd.DataFrame, *, on_bad_box: OnBadBox
+) -> RepairedBoxes:
+    """Treat boxes that are bad: not finite, without extent, or over 1 px outside the image.
+
+    Args:
+        boxes: Columns image, x, y, width, height, area, written and any others, in pixels.
+        images: Columns path, width and height, the rows that `image` counts.
+        on_bad_box: "fix" clips to the image, and drops what is then below 1 px in width or
+            height; the area of a clipped box is its width x height. "drop" leaves every bad box
+            out; "fail" refuses.
+
+    Raises:
+        DataError: bad boxes, and `on_bad_box` is "fail".
+    """
+    xywh = boxes[XYWH].to_numpy(dtype=np.float64)
+    sizes = images[["width", "height"]].to_numpy(dtype=np.float64)[boxes["image"]]
+    kinds = bad_kinds(xywh, sizes)
+    bad = np.flatnonzero(kinds != "")
+    if not len(bad):
+        return RepairedBoxes(boxes, (), ())
+    if on_bad_box == "fail":
+        raise DataError(_refusal(boxes, images, kinds, bad))
+    clipped = clip_boxes(xywh[bad], sizes[bad])
+    keep = (clipped[:, 2:] >= MIN_SIDE).all(axis=1) & (kinds[bad] == _OUTSIDE)
+    if on_bad_box == "drop":
+        keep[:] = False
+    repairs = tuple(
+        Repair(
+            images["path"].iloc[boxes["image"].iloc[row]],
+            f"box {_as_written(boxes.iloc[row])}: {kinds[row]}; "
+            + (f"clipped to {_numbers(new)}" if kept else "dropped"),
+        )
+        for row, new, kept in zip(bad, clipped, keep, strict=True)
+    )
+    mended = boxes.copy()
+    mended.loc[bad[keep], XYWH] = clipped[keep]
+    mended.loc[bad[keep], "area"] = clipped[keep, 2] * clipped[keep, 3]
+    left = mended.drop(index=bad[~keep]).reset_index(drop=True)
+    return RepairedBoxes(left, (_note(kinds[bad], keep),), repairs)
+
+
+def bad_kinds(
+    xywh: npt.NDArray[np.float64], sizes: npt.NDArray[np.float64]
+) -> npt.NDArray[np.object_]:
+    """Say what is wrong with each box, "" if nothing is.
+
+    Args:
+        xywh: (N, 4) x, y, width, height in pixels.
+        sizes: (N, 2) width and height of each box's image.
+    """
+    kinds = np.full(len(xywh), "", dtype=object)
+    finite = np.isfinite(xywh).all(axis=1)
+    with np.errstate(invalid="ignore", over="ignore"):
+        ends = xywh[:, :2] + xywh[:, 2:]
+        outside = (xywh[:, :2] < -MAX_OVERHANG) | (ends > sizes + MAX_OVERHANG)
+    kinds[outside.any(axis=1)] = _OUTSIDE
+    kinds[(xywh[:, 2:] <= 0).any(axis=1)] = _FLAT
+    kinds[~finite] = _UNREADABLE
+    return kinds
+
+
+def clip_boxes(
+    xywh: npt.NDArray[np.float64], sizes: npt.NDArray[np.float64]
+) -> npt.NDArray[np.float64]:
+    """Return the part of each box inside its image, (N, 4) as x, y, width, height.
+
+    Boxes wholly outside get no extent, boxes that are not finite may get anything.
+    """
+    with np.errstate(invalid="ignore", over="ignore"):
+        starts = np.clip(xywh[:, :2], 0.0, sizes)
+        ends = np.clip(xywh[:, :2] + xywh[:, 2:], 0.0, sizes)
+        return np.concatenate([starts, np.maximum(ends - starts, 0.0)], axis=1)
+
+
+def _numbers(values: npt.NDArray[np.float64]) -> str:
+    return f"[{', '.join(f'{value:g}' for value in values)}]"
+
+
+def _as_written(box: pd.Series) -> str:
+    return box["written"] or _numbers(box[XYWH].to_numpy(dtype=np.float64))
+
+
+def _refusal(
+    boxes: pd.DataFrame,
+    images: pd.DataFrame,
+    kinds: npt.NDArray[np.object_],
+    bad: npt.NDArray[np.intp],
+) -> str:
+    told = []
+    for row in bad[:_MOST_NAMED]:
+        image = images.iloc[boxes["image"].iloc[row]]
+        told.append(
+            f"'{image['path']}' ({image['width']} x {image['height']}): box"
+            f" {_as_written(boxes.iloc[row])}, {kinds[row]}"
+        )
+    more = f"; and {len(bad) - len(told)} more" if len(bad) > len(told) else ""
+    return (
+        f"{len(bad)} of {len(boxes)} boxes are bad: {'; '.join(told)}{more}."
+        " Correct them, or give --on-bad-box fix or drop."
+    )
+
+
+def _note(kinds: npt.NDArray[np.object_], keep: npt.NDArray[np.bool_]) -> str:
+    fates = zip(kinds, np.where(keep, "clipped", "dropped"), strict=True)
+    tally = Counter(f"{fate} ({kind})" for kind, fate in fates)
+    told = ", ".join(f"{number} {what}" for what, number in sorted(tally.items()))
+    return f"{len(kinds)} bad boxes: {told}."

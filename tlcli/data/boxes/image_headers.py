@@ -1,0 +1,125 @@
+"""What the header of an image file says of its size, without decoding the pixels."""
+
+import os
+import struct
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import IO, NamedTuple
+
+from PIL import Image, UnidentifiedImageError
+from PIL.PngImagePlugin import PngImageFile
+from PIL.TiffImagePlugin import TiffImageFile
+
+from tlcli.data.table import some_names
+from tlcli.errors import BadImageError, DataError
+
+# EXIF 2.32, tag 0x0112; the last four of its eight values swap width and height
+_ORIENTATION_TAG = 0x0112
+_ORIENTATIONS = range(1, 9)
+_SIDEWAYS = range(5, 9)
+# Opening is short and mostly waiting for the disk
+_THREADS = min(32, 4 * (os.cpu_count() or 1))
+# Handing a single file to a thread costs as much as reading its header
+_BLOCK = 64
+_PNG_SIGNATURE_BYTES = 8
+
+
+class ImageHeader(NamedTuple):
+    """Sizes as (width, height) in pixels."""
+
+    upright: tuple[int, int]
+    """As the picture is shown, and as `read_image` returns it."""
+    stored: tuple[int, int]
+    """As the pixels lie in the file."""
+    orientation: int
+    """EXIF orientation 1..8; 1 = stored upright."""
+
+
+def read_headers(root: Path, names: Sequence[str]) -> list[ImageHeader]:
+    """Read the header of every file, in the order of `names`.
+
+    Raises:
+        DataError: files are missing or cannot be read.
+        BadImageError: a header is of no image known here.
+    """
+    blocks = [names[start : start + _BLOCK] for start in range(0, len(names), _BLOCK)]
+    with ThreadPoolExecutor(max_workers=_THREADS) as executor:
+        read = executor.map(lambda block: [_header(root / name) for name in block], blocks)
+        found = [header for block in read for header in block]
+    pairs = list(zip(names, found, strict=True))
+    missing = [name for name, header in pairs if header is None]
+    if missing:
+        raise DataError(
+            f"{len(missing)} of {len(names)} annotated images are not in {root}:"
+            f" {some_names(missing)}; put them there, or remove them from the annotations."
+        )
+    broken = [header for _, header in pairs if isinstance(header, BadImageError)]
+    if broken:
+        others = f" ({len(broken) - 1} more files are like that.)" if len(broken) > 1 else ""
+        raise BadImageError(f"{broken[0]}{others}") from broken[0]
+    return [header for header in found if isinstance(header, ImageHeader)]
+
+
+def _header(path: Path) -> ImageHeader | BadImageError | None:
+    """Return the header, what is wrong with the file, or None if it is not there."""
+    try:
+        with Image.open(path) as image:
+            return _sizes(image)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except UnidentifiedImageError:
+        empty = path.stat().st_size == 0
+        reason = "the file is empty (0 bytes)" if empty else "not an image format known here"
+        return BadImageError(f"Cannot decode {path}: {reason}.")
+    except MemoryError:
+        raise
+    except OSError as error:
+        if error.filename is not None:
+            raise DataError(f"Cannot read {path}: {error.strerror or error}.") from error
+        return BadImageError(f"Cannot decode {path}: {error}.")
+    except Exception as error:  # Pillow's plugins fail on broken bytes with nearly any type
+        return BadImageError(f"Cannot decode {path}: {error or type(error).__name__}.")
+
+
+def _sizes(image: Image.Image) -> ImageHeader:
+    width, height = image.size
+    limit = Image.MAX_IMAGE_PIXELS
+    if limit is not None and width * height > limit:
+        raise ValueError(f"{width} x {height} pixels are more than the {limit} allowed")
+    orientation = _orientation(image)
+    turned = (height, width) if orientation in _SIDEWAYS else (width, height)
+    if isinstance(image, TiffImageFile):  # Pillow turns TIFF by itself and tells that size
+        return ImageHeader(upright=(width, height), stored=turned, orientation=orientation)
+    return ImageHeader(upright=turned, stored=(width, height), orientation=orientation)
+
+
+def _orientation(image: Image.Image) -> int:
+    try:
+        if isinstance(image, PngImageFile):
+            if image.fp is not None and _has_late_text(image.fp):
+                image.load()  # EXIF may stand behind the pixels
+            exif = Image.Image.getexif(image)  # PngImageFile's own decodes every time
+        else:
+            exif = image.getexif()
+        value = exif.get(_ORIENTATION_TAG)
+    except Exception:  # as in read_image: a broken EXIF block says nothing
+        return 1
+    return value if isinstance(value, int) and value in _ORIENTATIONS else 1
+
+
+def _has_late_text(file: IO[bytes]) -> bool:
+    """Say whether a PNG has EXIF or text chunks behind its pixels; `file` stays where it was."""
+    start = file.tell()
+    position, seen_pixels, found = _PNG_SIGNATURE_BYTES, False, False
+    while not found:
+        file.seek(position)
+        head = file.read(8)
+        if len(head) < 8:
+            break
+        length, kind = struct.unpack(">I4s", head)
+        seen_pixels |= kind == b"IDAT"
+        found = seen_pixels and kind in (b"eXIf", b"tEXt", b"zTXt", b"iTXt")
+        position += length + 12
+    file.seek(start)
+    return found

@@ -1,0 +1,1 @@
+"""Object detectors: torchvision's own, and three architectures on any backbone."""

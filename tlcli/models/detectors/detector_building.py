@@ -1,0 +1,57 @@
+"""A detector of either kind from its build: network, stages, norms of the body."""
+
+from torch import nn
+
+from tlcli.backbones.protocol import Backbone
+from tlcli.backbones.stages import Stage
+from tlcli.models.detectors.detector import BuiltDetector, DetectorBuild
+from tlcli.models.detectors.detector_stages import complete_stages
+from tlcli.models.detectors.pyramid import body_stages
+from tlcli.models.detectors.pyramid_detectors import build_on_backbone, untrained_backbone
+from tlcli.models.detectors.torchvision_detectors import (
+    build_named,
+    named_body_stages,
+    neck_name,
+)
+from tlcli.models.staged import norms_of
+
+BODY = "backbone.body."
+
+
+def assemble(
+    build: DetectorBuild,
+    *,
+    num_classes: int,
+    is_neck_pretrained: bool,
+    backbone: Backbone | None = None,
+) -> BuiltDetector:
+    """Build a detector with a random head.
+
+    Args:
+        build: Its sizes.
+        num_classes: Without the background.
+        is_neck_pretrained: The pyramid's weights will be loaded, so it is a stage of its own.
+        backbone: To put the detector on, with its weights; None builds it with random ones.
+
+    Raises:
+        ModelError: If the backbone does not exist here or cannot carry a detector.
+    """
+    if build.backbone is None:
+        network = build_named(build, num_classes=num_classes)
+        body, neck = named_body_stages(network, build), neck_name(build)
+        exempt: frozenset[str] = frozenset()
+    else:
+        backbone = backbone or untrained_backbone(build)
+        network = build_on_backbone(build, backbone, num_classes=num_classes)
+        body, neck = body_stages(backbone, prefix=BODY), "fpn"
+        exempt = frozenset(f"{BODY}{name}" for name in backbone.no_weight_decay)
+    return BuiltDetector(
+        network=network,
+        stages=complete_stages(network, body, neck=neck, is_neck_pretrained=is_neck_pretrained),
+        body_norms=_norms_in(network, body),
+        no_weight_decay=exempt & {name for name, _ in network.named_parameters()},
+    )
+
+
+def _norms_in(network: nn.Module, stages: tuple[Stage, ...]) -> frozenset[str]:
+    return frozenset(n for n in norms_of(network) if any(stage.owns(n) for stage in stages))

@@ -1,0 +1,290 @@
+"""From `--model`, `--backbone` and `--weights` to a detector."""
+
+import difflib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from tlcli.backbones.catalog import parse_backbone_name
+from tlcli.backbones.pretrained import DEFAULT_WEIGHTS, NO_WEIGHTS, create_backbone
+from tlcli.backbones.protocol import Backbone, LoadedWeights
+from tlcli.errors import ConfigError, ModelError, WeightsError
+from tlcli.models.detectors import torchvision_detectors as named
+from tlcli.models.detectors.architectures import ARCHITECTURES
+from tlcli.models.detectors.detector import Detector, DetectorBuild
+from tlcli.models.detectors.detector_building import assemble
+from tlcli.models.detectors.detector_weights import (
+    DetectorWeights,
+    from_file,
+    from_run,
+    is_detector_run,
+    key_table,
+    published,
+    put_in,
+)
+from tlcli.models.detectors.pyramid_detectors import check_options, longest_side, plan_build
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Options:
+    """What the user may say of a detector's sizes; None leaves it open."""
+
+    image_size: int | None
+    strides: Sequence[int] | None
+    fpn_channels: int | None
+    sampled_boxes: int | None
+    anchor_size: float | None
+
+
+def list_detectors() -> list[str]:
+    """Return all names that `create_detector` takes: torchvision's, then those on backbones."""
+    return [*(f"{named.PREFIX}{name}" for name in named.NAMED), *ARCHITECTURES]
+
+
+def parse_detector_name(text: str) -> str:
+    """Find the detector a user means, with or without `torchvision/` before it.
+
+    Raises:
+        ModelError: If there is none; the message names the nearest.
+    """
+    bare = text.removeprefix(named.PREFIX)
+    if bare in named.NAMED:
+        return f"{named.PREFIX}{bare}"
+    if text in ARCHITECTURES:
+        return text
+    names = [*named.NAMED, *ARCHITECTURES]
+    near = difflib.get_close_matches(bare, names, n=3, cutoff=0.6)
+    hint = f"Did you mean {' or '.join(map(repr, near))}? " if near else ""
+    raise ModelError(
+        f"No detector is called '{text}'. {hint}There are: {', '.join(named.NAMED)}; and on any "
+        f"--backbone: {', '.join(ARCHITECTURES)}."
+    )
+
+
+def create_detector(
+    model: str,
+    *,
+    backbone: str | None = None,
+    weights: str = DEFAULT_WEIGHTS,
+    class_names: Sequence[str] | None = None,
+    image_size: int | None = None,
+    strides: Sequence[int] | None = None,
+    fpn_channels: int | None = None,
+    sampled_boxes: int | None = None,
+    anchor_size: float | None = None,
+    offline: bool = False,
+) -> Detector:
+    """Build a detector and load its weights.
+
+    Args:
+        model: `fasterrcnn_resnet50_fpn` and others of torchvision, or `fasterrcnn`, `retinanet`,
+            `fcos` on a backbone.
+        backbone: A classification network of either source, such as `timm/resnet18`.
+        weights: Of torchvision's detectors `default`, `none`, a tag, a file, or the folder of a
+            run. On a backbone those of `create_backbone`, or a file or run of the same detector.
+        class_names: What labels 1..K shall mean. The loaded class head stays where its names are
+            the same in the same order (or unknown, but as many), else it is new. None takes the
+            classes of the weights.
+        image_size: Short side of the pictures in pixels. None is torchvision's own; on backbones
+            320 for light ones (see `LIGHT_BODY_PARAMETERS`), 800 for others.
+        strides: Of the backbone's maps; None means all from 8 on. Only with a backbone.
+        fpn_channels: Of the pyramid's maps; None means 128 for light bodies, else 256.
+        sampled_boxes: Boxes per image that a Faster R-CNN's box head is trained on; None means 128
+            on light bodies, else 512. Proposals are four times as many, twice in evaluation.
+        anchor_size: Of the anchors on the finest map, in pixels of the resized picture; they grow
+            with the stride. None means 32.
+        offline: Never open a socket.
+
+    Raises:
+        ConfigError: If options do not go together.
+        ModelError: If there is no such model, or the backbone gives no pyramid of feature maps.
+        WeightsError: If the weights are not to be had or do not fit.
+    """
+    name = parse_detector_name(model)
+    if (backbone is not None) != (name in ARCHITECTURES):
+        raise ConfigError(
+            f"--backbone has no effect on {name}, which has its own. Use {_any_architecture()}."
+            if backbone
+            else f"{name} needs a --backbone, such as --backbone timm/tf_efficientnet_lite0."
+        )
+    options = _Options(
+        image_size=image_size,
+        strides=strides,
+        fpn_channels=fpn_channels,
+        sampled_boxes=sampled_boxes,
+        anchor_size=anchor_size,
+    )
+    if backbone is None:
+        return _named_detector(name, weights, options, class_names=class_names, offline=offline)
+    return _on_backbone(name, backbone, weights, options, class_names=class_names, offline=offline)
+
+
+def _named_detector(
+    name: str,
+    weights: str,
+    options: _Options,
+    *,
+    class_names: Sequence[str] | None,
+    offline: bool,
+) -> Detector:
+    trained = _named_weights(name, weights, offline=offline)
+    bare = name.removeprefix(named.PREFIX)
+    build = named.plan_named(bare, tag=trained.tag if trained else None, **vars(options))
+    if trained and trained.build:
+        build = _as_in_run(trained.build, options)
+    if trained is None:
+        return _untrained(build, class_names=class_names)
+    return _trained(build, trained, class_names=class_names)
+
+
+def _named_weights(name: str, weights: str, *, offline: bool) -> DetectorWeights | None:
+    """Return what `--weights` means for one of torchvision's detectors, None for random ones."""
+    bare = name.removeprefix(named.PREFIX)
+    tags = named.tags(bare)
+    if weights == NO_WEIGHTS:
+        return None
+    if weights == DEFAULT_WEIGHTS or weights in tags:
+        tag = tags[0] if weights == DEFAULT_WEIGHTS else weights
+        return published(bare, tag, offline=offline)
+    if is_detector_run(weights):
+        return from_run(Path(weights).expanduser(), model=name, backbone=None)
+    path = Path(weights).expanduser()
+    if not path.is_file():
+        offers = ", ".join(["default", "none", *tags])
+        raise WeightsError(
+            f"--weights '{weights}' is no file here and no weight tag of {name}. There are: "
+            f"{offers}, or a file, or the folder of a run."
+        )
+    found = from_file(path, model=name)
+    if found is None:
+        raise WeightsError(
+            f"{path} holds no detector: none of its keys starts with 'backbone.'. Give weights of "
+            f"{name}, or put {_any_architecture()} on the --backbone that they are of."
+        )
+    return found
+
+
+def _on_backbone(
+    name: str,
+    backbone: str,
+    weights: str,
+    options: _Options,
+    *,
+    class_names: Sequence[str] | None,
+    offline: bool,
+) -> Detector:
+    body_name = parse_backbone_name(backbone)
+    trained: DetectorWeights | None = None
+    path = Path(weights).expanduser()
+    if is_detector_run(weights):
+        trained = from_run(path, model=name, backbone=str(body_name))
+    elif path.is_file():
+        trained = from_file(path, model=name)
+    if trained and trained.build:
+        check_options(
+            name, **{key: value for key, value in vars(options).items() if key != "strides"}
+        )
+        return _trained(_as_in_run(trained.build, options), trained, class_names=class_names)
+    body = create_backbone(backbone, weights=NO_WEIGHTS if trained else weights, offline=offline)
+    build = plan_build(name, body, **vars(options))
+    if trained:
+        return _trained(build, trained, class_names=class_names, backbone=body)
+    return _untrained(build, class_names=class_names, backbone=body)
+
+
+def _untrained(
+    build: DetectorBuild, *, class_names: Sequence[str] | None, backbone: Backbone | None = None
+) -> Detector:
+    """Build a detector whose heads and neck are new; its body may be pretrained."""
+    if class_names is None:
+        raise ModelError(
+            f"{build.model} has no trained class head with these weights, so there are no classes "
+            "that it could find. Train it first, or give the --weights of a detector."
+        )
+    built = assemble(
+        build, num_classes=len(class_names), is_neck_pretrained=False, backbone=backbone
+    )
+    loaded = backbone.weights if backbone else LoadedWeights(tag=NO_WEIGHTS)
+    is_pretrained = loaded.tag != NO_WEIGHTS
+    return Detector(
+        build=build,
+        network=built.network,
+        stages=built.stages,
+        norms_to_freeze=built.body_norms if is_pretrained else frozenset(),
+        no_weight_decay=built.no_weight_decay,
+        num_classes=len(class_names),
+        class_names=(),
+        weights=loaded,
+        is_body_pretrained=is_pretrained,
+        is_neck_pretrained=False,
+    )
+
+
+def _trained(
+    build: DetectorBuild,
+    trained: DetectorWeights,
+    *,
+    class_names: Sequence[str] | None,
+    backbone: Backbone | None = None,
+) -> Detector:
+    """Build a detector with the weights of a trained one, its class head where that fits."""
+    count = trained.num_classes if class_names is None else len(class_names)
+    same_names = class_names is None or not trained.class_names
+    is_head_kept = count == trained.num_classes and (
+        same_names or tuple(class_names or ()) == trained.class_names
+    )
+    built = assemble(build, num_classes=count, is_neck_pretrained=True, backbone=backbone)
+    report = put_in(built.network, trained, model=build.model, is_head_kept=is_head_kept)
+    return Detector(
+        build=build,
+        network=built.network,
+        stages=built.stages,
+        norms_to_freeze=built.body_norms,
+        no_weight_decay=built.no_weight_decay,
+        num_classes=count,
+        class_names=trained.class_names if is_head_kept else (),
+        weights=replace(
+            trained.loaded,
+            remarks=(*trained.loaded.remarks, *_remarks(trained, count, is_head_kept)),
+        ),
+        is_body_pretrained=True,
+        is_neck_pretrained=True,
+        key_table=key_table(report),
+    )
+
+
+def _remarks(trained: DetectorWeights, count: int, is_head_kept: bool) -> tuple[str, ...]:
+    if is_head_kept:
+        return ()
+    return (
+        f"class head of {trained.num_classes} classes replaced by a new one for {count}; all else "
+        "is kept",
+    )
+
+
+def _as_in_run(build: DetectorBuild, options: _Options) -> DetectorBuild:
+    """Build as a run did; only the size of the pictures and what is sampled may be another.
+
+    Raises:
+        ConfigError: If another option disagrees with the run.
+    """
+    for option, wanted, built in (
+        ("--strides", options.strides and tuple(options.strides), build.strides),
+        ("--fpn-channels", options.fpn_channels, build.fpn_channels),
+        ("--anchor-size", options.anchor_size, build.anchor_size),
+    ):
+        if wanted is not None and wanted != built:
+            raise ConfigError(
+                f"{option} {wanted} is not what the detector of --weights was built with "
+                f"({built}). Leave it out, or start from other weights."
+            )
+    if options.sampled_boxes is not None:
+        build = replace(build, sampled_boxes=options.sampled_boxes)
+    if options.image_size in (None, build.image_size):
+        return build
+    size = options.image_size
+    return replace(build, image_size=size, max_size=longest_side(size))
+
+
+def _any_architecture() -> str:
+    return " or ".join(ARCHITECTURES)

@@ -1,0 +1,197 @@
+"""The images and boxes of a run: loaded, checked, split, and made into batches."""
+
+import math
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from tlcli.config import BoxDataConfig
+from tlcli.data.augment import AugmentLevel
+from tlcli.data.boxes.box_batches import (
+    BoxBatch,
+    BoxDataset,
+    BoxSample,
+    box_batches,
+    box_samples,
+    grouped_batches,
+)
+from tlcli.data.boxes.box_catalog import load_boxes
+from tlcli.data.boxes.box_splits import limit_boxes, read_box_split, split_boxes
+from tlcli.data.boxes.box_table import BoxTable
+from tlcli.engine.runtime import Runtime
+from tlcli.errors import BadImageError, DataError
+from tlcli.recipes.image_data import (
+    absolute_spec,
+    bad_images,
+    count_copies,
+    in_groups,
+    warn_of_copies,
+)
+from tlcli.recipes.talk import Talk
+from tlcli.results.atomic import write_csv
+
+_BAD_IMAGE_REMEDY = "Repair it, or leave such images out with --on-bad-image skip."
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunBoxes:
+    """The images and boxes of a run and what was found while looking at them."""
+
+    table: BoxTable
+    """With the splits and the limit of the run."""
+    whole: BoxTable
+    """Before the limit: what `splits.csv` keeps."""
+    skipped: tuple[tuple[str, str], ...] = ()
+    """Path and reason of every image left out by `--on-bad-image skip`."""
+    copies: int = 0
+    """Images that equal an earlier one byte for byte."""
+    crossing_copies: int = 0
+    """Sets of equal images that lie in more than one split."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what `run.json` says of the data."""
+        return {
+            "spec": absolute_spec(self.table.spec),
+            "fingerprint": self.whole.fingerprint,
+            "counts": self.table.counts(),
+            "categories": [vars(category) for category in self.table.categories],
+            "repairs": len(self.table.repairs),
+            "skipped": len(self.skipped),
+            "exact_copies": self.copies,
+            "copies_across_splits": self.crossing_copies,
+        }
+
+
+def load_run_boxes(
+    config: BoxDataConfig, *, seed: int, saved_split: Path | None = None, talk: Talk
+) -> RunBoxes:
+    """Load the boxes of `--data`, leave out bad images if asked to, and split them.
+
+    Args:
+        config: The data options.
+        seed: Of the split.
+        saved_split: `splits.csv` of a run to go on with, instead of a new split.
+        talk: Is told of everything found.
+
+    Raises:
+        DataError: If the data cannot be understood, or has no part to train on or to choose by.
+    """
+    table, skipped = _load(config, talk=talk)
+    if saved_split is not None:
+        whole = read_box_split(table, saved_split)
+    else:
+        whole = split_boxes(
+            table, val_fraction=config.val_split, test_fraction=config.test_split, seed=seed
+        )
+    limited = limit_boxes(whole, limit=config.limit, seed=seed) if config.limit else whole
+    images = limited.images
+    copies, crossing = count_copies(limited.root, list(images["path"]), list(images["split"]))
+    _report(limited, talk=talk)
+    warn_of_copies(copies, crossing=crossing, talk=talk)
+    return RunBoxes(
+        table=limited, whole=whole, skipped=skipped, copies=copies, crossing_copies=crossing
+    )
+
+
+def load_boxes_unsplit(config: BoxDataConfig, *, seed: int, talk: Talk) -> RunBoxes:
+    """Load boxes with the splits they come with, for evaluation only."""
+    table, skipped = _load(config, talk=talk)
+    limited = limit_boxes(table, limit=config.limit, seed=seed) if config.limit else table
+    _report(limited, talk=talk)
+    return RunBoxes(table=limited, whole=table, skipped=skipped)
+
+
+def require_box_parts(table: BoxTable) -> None:
+    """Make sure that there are images to train on and images to choose the best epoch by.
+
+    Raises:
+        DataError: If a part is missing.
+    """
+    for split, remedy in (
+        ("train", "Name the part to learn from 'train'."),
+        ("val", "Give --val-split above 0, or more images."),
+    ):
+        if split not in table.splits:
+            raise DataError(f"{table.spec} has no images in the part '{split}'. {remedy}")
+
+
+def write_repairs(boxes: RunBoxes, folder: Path) -> None:
+    """List in `repairs.csv` what was not taken as it is written; no file if nothing."""
+    if boxes.table.repairs:
+        write_csv(folder / "repairs.csv", header=["path", "what"], rows=boxes.table.repairs)
+
+
+def _load(config: BoxDataConfig, *, talk: Talk) -> tuple[BoxTable, tuple[tuple[str, str], ...]]:
+    table = load_boxes(config.data, on_bad_box=config.on_bad_box)
+    if config.on_bad_image == "fail":
+        return table, ()
+    skipped = bad_images(table.root, list(table.images["path"]), talk=talk)
+    is_bad = table.images["path"].isin({path for path, _ in skipped}).to_numpy()
+    return (table.kept((~is_bad).nonzero()[0]) if skipped else table), skipped
+
+
+def _report(table: BoxTable, *, talk: Talk) -> None:
+    parts = ", ".join(
+        f"{part['images']} {split} images with {part['boxes']} boxes"
+        for split, part in table.counts().items()
+    )
+    talk.note(f"Data: {table.spec}: {len(table.classes)} classes, {parts}.")
+    for remark in table.remarks:
+        talk.warn(remark)
+
+
+@dataclass(frozen=True, kw_only=True)
+class BoxReader:
+    """Reads splits of one table for a detector."""
+
+    table: BoxTable
+    batch_size: int
+    num_workers: int
+    runtime: Runtime
+    talk: Talk
+
+    def samples(self, split: str) -> list[BoxSample]:
+        """Return the images of a split with their boxes, in the order of its rows."""
+        return box_samples(self.table, split)
+
+    def training(
+        self, *, augment: AugmentLevel, grad_accum_steps: int
+    ) -> tuple[int, Callable[[int, int], Iterable[list[BoxBatch]]]]:
+        """Return the steps of an epoch, and a function from (epoch, steps done) to the others."""
+        samples, seed = self.samples("train"), self.runtime.seed
+        dataset = BoxDataset(samples, augment=augment, seed=seed)
+
+        def references(epoch: int) -> list[list[tuple[int, int]]]:
+            """Return which images make each batch of an epoch."""
+            return grouped_batches(samples, batch_size=self.batch_size, seed=seed, epoch=epoch)
+
+        def steps(epoch: int, done: int) -> Iterator[list[BoxBatch]]:
+            """Yield the batches of each step that is left after `done` ones."""
+            left = references(epoch)[done * grad_accum_steps :]
+            num_images = sum(len(batch) for batch in left)
+            batches = self.talk.track(
+                self._read(dataset, left), label=f"epoch {epoch + 1}", num_images=num_images
+            )
+            yield from in_groups(batches, size=grad_accum_steps)
+
+        return math.ceil(len(references(0)) / grad_accum_steps), steps
+
+    def _read(
+        self, dataset: BoxDataset, batches: list[list[tuple[int, int]]]
+    ) -> Iterator[BoxBatch]:
+        try:
+            yield from box_batches(
+                dataset,
+                batches,
+                num_workers=self.num_workers,
+                pin_memory=self.runtime.device.type == "cuda",
+            )
+        except BadImageError as error:
+            raise BadImageError(f"{error} {_BAD_IMAGE_REMEDY}") from error
+
+
+def as_one_part(boxes: RunBoxes) -> RunBoxes:
+    """Return the same images as the one part `unsplit`."""
+    images = boxes.table.images.assign(split="unsplit")
+    return replace(boxes, table=replace(boxes.table, images=images))

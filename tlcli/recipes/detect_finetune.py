@@ -1,0 +1,197 @@
+"""`tlcli detect-finetune`: from a pretrained network and a user's boxes to a run folder."""
+
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from tlcli.config import DetectFinetuneConfig
+from tlcli.data.boxes.box_splits import write_box_split
+from tlcli.engine.detection import DetectionTask
+from tlcli.engine.interrupts import StopRequested, StopSignals
+from tlcli.engine.runtime import describe_environment
+from tlcli.models.detectors.saved_detector import write_detector_description
+from tlcli.recipes.box_data import load_run_boxes, require_box_parts, write_repairs
+from tlcli.recipes.detection_job import (
+    DetectionJob,
+    backbone_of,
+    detection_threads,
+    planned,
+    prepare_detection,
+    resolved_options,
+    untrained_detector,
+)
+from tlcli.recipes.detection_judging import BoxJudge, judge_boxes
+from tlcli.recipes.finetune_job import first_state
+from tlcli.recipes.image_data import absolute_spec, write_skipped_paths
+from tlcli.recipes.run_records import (
+    is_finished,
+    phases_json,
+    record_end,
+    record_proof,
+    run_path,
+    run_summary,
+    run_to_resume,
+    write_options,
+)
+from tlcli.recipes.talk import Talk
+from tlcli.recipes.time_estimate import with_estimate
+from tlcli.recipes.training_plan import PlanReport, describe_plan
+from tlcli.recipes.training_run import Training
+from tlcli.results.figures import draw_training_curves
+from tlcli.results.records import EvalReport
+from tlcli.results.run_dir import RunDirectory, check_free
+
+_FASTER = "Shorter: --unfreeze head, a smaller --image-size, fewer --epochs, or a GPU."
+
+
+def dry_run(config: DetectFinetuneConfig, *, talk: Talk) -> PlanReport:
+    """Return what `run` would train, without weights, without a step, without writing anything."""
+    boxes = load_run_boxes(config.data, seed=config.train.seed, talk=talk)
+    require_box_parts(boxes.table)
+    classes = boxes.table.classes
+    detector = untrained_detector(config.model, classes=classes)
+    model, plan = planned(detector, config, talk=talk)
+    name = f"{detector.name} on {detector.backbone}" if detector.backbone else detector.name
+    return describe_plan(
+        plan,
+        model=model,
+        train=config.train,
+        name=name,
+        weights=config.model.weights,
+        classes=len(classes),
+    )
+
+
+def run(config: DetectFinetuneConfig, *, talk: Talk) -> dict[str, Any]:
+    """Fine-tune a detector and return what `detect-finetune --json` prints.
+
+    Raises:
+        TlcliError: For everything a user or the machine can get wrong; see `tlcli.errors`.
+    """
+    config = replace(config, data=replace(config.data, data=absolute_spec(config.data.data)))
+    path = run_path(config.output, name=_default_name(config))
+    former = run_to_resume(config.output, path, talk=talk)
+    if former is not None and is_finished(former, talk=talk):
+        return run_summary(former)
+    if former is None:
+        check_free(path, overwrite=config.output.overwrite)
+    job = prepare_detection(config, former=former, talk=talk)
+    folder = former or RunDirectory.create(path, overwrite=config.output.overwrite)
+    with folder.status_kept():
+        if former is None:
+            _write_start(folder, job)
+        _train_and_judge(folder, job, is_resumed=former is not None, talk=talk)
+    return run_summary(folder)
+
+
+def _default_name(config: DetectFinetuneConfig) -> str:
+    body = (backbone_of(config.model) or "").rpartition("/")[2]
+    model = config.model.model.rpartition("/")[2]
+    data = Path(config.data.data.rpartition(":")[2]).stem
+    return "-".join(part for part in ("detect", model, body, data) if part)
+
+
+def _write_start(folder: RunDirectory, job: DetectionJob) -> None:
+    """Write all that is known before the first step."""
+    write_box_split(job.boxes.whole, folder.splits_path)
+    write_detector_description(job.description, folder.model_json_path)
+    options = resolved_options(job)
+    write_options(folder, options)
+    write_skipped_paths(job.boxes.skipped, folder.path)
+    write_repairs(job.boxes, folder.path)
+    folder.update(
+        kind="detection",
+        command="detect-finetune",
+        config=options,
+        model=job.detector.record(),
+        classes=list(job.boxes.table.classes),
+        preprocessing=vars(job.detector.build),
+        data=job.boxes.to_json(),
+        environment=describe_environment(job.runtime),
+        seed=job.config.train.seed,
+        phases=phases_json(job.plan.phases),
+    )
+
+
+def _train_and_judge(
+    folder: RunDirectory, job: DetectionJob, *, is_resumed: bool, talk: Talk
+) -> None:
+    monitor = job.config.train.monitor
+    with StopSignals() as signals:
+        judge = BoxJudge(
+            reader=job.reader,
+            class_names=job.boxes.table.classes,
+            threads=detection_threads(job.config.runtime.num_workers, runtime=job.runtime),
+            check_stop=signals.check,
+        )
+        training = _training(folder, job, judge=judge, talk=talk)
+        history = training.go_on() if is_resumed else training.start()
+        try:
+            training.train(history, check_stop=signals.check)
+            record_proof(folder, training.finish(history))
+            rows = folder.read_metrics()
+            draw_training_curves(
+                folder.path / "training_curves.png", rows=rows, metric=f"val/{monitor}"
+            )
+            started = time.perf_counter()
+            reports = _judge_best(folder, judge, model=training.state.judged)
+        except StopRequested as error:
+            raise training.interrupted(history, signal_number=signals.received or 0) from error
+    record_end(
+        folder,
+        best=history.best_json(monitor),
+        reports=reports,
+        seconds={
+            "prepare": job.seconds_prepare,
+            "train": history.seconds_train,
+            "eval": history.seconds_eval,
+            "final_eval": time.perf_counter() - started,
+        },
+    )
+
+
+def _judge_best(
+    folder: RunDirectory, judge: BoxJudge, *, model: nn.Module
+) -> dict[str, EvalReport]:
+    """Judge the best epoch on the part that chose it and on the one that was kept for the end."""
+    return {
+        split: judge_boxes(judge, model, split=split, folder=folder.evaluation_dir(split))
+        for split in ("val", "test")
+        if split in judge.reader.table.splits
+    }
+
+
+def _training(folder: RunDirectory, job: DetectionJob, *, judge: BoxJudge, talk: Talk) -> Training:
+    """Put the model, the optimizer and the data together."""
+    train = job.config.train
+    steps_per_epoch, train_steps = job.reader.training(
+        augment=train.augment, grad_accum_steps=train.grad_accum_steps
+    )
+    state = first_state(
+        job.model, job.plan, train=train, runtime=job.runtime, steps_per_epoch=steps_per_epoch
+    )
+    paths = job.boxes.table.images_of("train")["path"]
+    return Training(
+        command="detect-finetune",
+        task=DetectionTask(state.model, runtime=job.runtime),
+        state=state,
+        run=folder,
+        runtime=job.runtime,
+        epochs=train.epochs,
+        patience=train.patience,
+        monitor=train.monitor,
+        clip_grad=train.clip_grad,
+        train_steps=with_estimate(
+            train_steps,
+            steps_per_epoch=steps_per_epoch,
+            epochs=train.epochs,
+            remedy=_FASTER,
+            talk=talk,
+        ),
+        validate=lambda: judge.metrics(state.judged, "val"),
+        file_of=lambda index: str(paths[index]),
+        talk=talk,
+    )

@@ -1,0 +1,212 @@
+"""The fine-tuning of a detector before its first step: boxes, network, plan and optimizer."""
+
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from tlcli.backbones.pretrained import NO_WEIGHTS
+from tlcli.backbones.stages import HEAD
+from tlcli.config import DetectFinetuneConfig, DetectorConfig, options_of
+from tlcli.engine.cpu_memory import available_cores
+from tlcli.engine.runtime import Runtime, choose_runtime
+from tlcli.errors import ConfigError
+from tlcli.models.detectors.architectures import ARCHITECTURES
+from tlcli.models.detectors.detector import Detector
+from tlcli.models.detectors.detector_catalog import create_detector
+from tlcli.models.detectors.saved_detector import (
+    DetectorDescription,
+    build_detector,
+    describe_detector,
+    read_detector_description,
+)
+from tlcli.models.staged import StagedModel
+from tlcli.recipes.box_data import BoxReader, RunBoxes, load_run_boxes, require_box_parts
+from tlcli.recipes.finetune_job import check_unchanged, warn_of_holes
+from tlcli.recipes.image_data import default_workers
+from tlcli.recipes.talk import Talk
+from tlcli.recipes.training_plan import DEFAULT_UNFREEZE, TrainingPlan, plan_training
+from tlcli.results.run_dir import RunDirectory
+
+DEFAULT_BACKBONE = "timm/tf_efficientnet_lite0"
+"""Of the architectures that work on any: light enough for a laptop, and it has real weights."""
+_GPU_THREADS = 4
+
+
+@dataclass(frozen=True, kw_only=True)
+class DetectionJob:
+    """A run before its first step."""
+
+    config: DetectFinetuneConfig
+    runtime: Runtime
+    boxes: RunBoxes
+    detector: Detector
+    model: StagedModel
+    plan: TrainingPlan
+    reader: BoxReader
+    seconds_prepare: float
+
+    @property
+    def description(self) -> DetectorDescription:
+        """What `model.json` will hold."""
+        table = self.boxes.table
+        return describe_detector(
+            self.detector,
+            classes=table.classes,
+            category_ids=tuple(category.id for category in table.categories),
+        )
+
+
+def prepare_detection(
+    config: DetectFinetuneConfig, *, former: RunDirectory | None, talk: Talk
+) -> DetectionJob:
+    """Load boxes and weights and decide what is trained.
+
+    Args:
+        config: All options.
+        former: A run to go on with.
+        talk: Is told where the weights come from.
+    """
+    started = time.perf_counter()
+    runtime = choose_runtime(
+        config.runtime.device,
+        amp=config.runtime.amp,
+        amp_dtype=config.runtime.amp_dtype,
+        channels_last=config.runtime.channels_last,
+        seed=config.train.seed,
+    )
+    boxes = load_run_boxes(
+        config.data,
+        seed=config.train.seed,
+        saved_split=former.splits_path if former else None,
+        talk=talk,
+    )
+    require_box_parts(boxes.table)
+    if former:
+        check_unchanged(
+            boxes.whole.fingerprint, former.read_record(), spec=boxes.table.spec, runtime=runtime
+        )
+    runtime.seed_step(0, 0)  # for random weights, and the layers of a new head
+    detector = (
+        build_detector(read_detector_description(former.model_json_path))
+        if former
+        else load_detector_of(config.model, classes=boxes.table.classes, talk=talk)
+    )
+    model, plan = planned(detector, config, talk=talk)
+    runtime.place(model)
+    reader = BoxReader(
+        table=boxes.table,
+        batch_size=config.train.batch_size,
+        num_workers=default_workers(config.runtime.num_workers, runtime=runtime),
+        runtime=runtime,
+        talk=talk,
+    )
+    return DetectionJob(
+        config=config,
+        runtime=runtime,
+        boxes=boxes,
+        detector=detector,
+        model=model,
+        plan=plan,
+        reader=reader,
+        seconds_prepare=time.perf_counter() - started,
+    )
+
+
+def planned(
+    detector: Detector, config: DetectFinetuneConfig, *, talk: Talk
+) -> tuple[StagedModel, TrainingPlan]:
+    """Make the stages of a detector freezable and decide which are trained when.
+
+    BatchNorm of a pretrained body keeps its statistics in trained stages too.
+    """
+    model = StagedModel(
+        detector.network, stages=detector.stages, kept_norms=detector.norms_to_freeze
+    )
+    plan = plan_training(
+        model,
+        no_weight_decay=detector.no_weight_decay,
+        freezing=config.freezing,
+        train=config.train,
+    )
+    warn_of_holes(plan, model=model, talk=talk)
+    return model, plan
+
+
+def backbone_of(model: DetectorConfig) -> str | None:
+    """Return the backbone that is meant; None for torchvision's own detectors.
+
+    Raises:
+        ConfigError: If one is given for a detector that has its own.
+    """
+    if model.model in ARCHITECTURES:
+        return model.backbone or DEFAULT_BACKBONE
+    if model.backbone is not None:
+        raise ConfigError(
+            f"--backbone {model.backbone} has no effect on {model.model}, which has its own: use "
+            f"--model {', '.join(ARCHITECTURES)} with any backbone."
+        )
+    return None
+
+
+def load_detector_of(model: DetectorConfig, *, classes: tuple[str, ...], talk: Talk) -> Detector:
+    """Build a detector for these classes with its weights and tell where they came from."""
+    detector = _create(model, classes=classes, weights=model.weights)
+    on = f" on {detector.backbone}" if detector.backbone else ""
+    origin = f" from {detector.weights.path}" if detector.weights.path else ""
+    size = detector.build.image_size
+    talk.note(f"Model: {detector.name}{on}, {size} px, weights {detector.weights.tag}{origin}.")
+    for remark in detector.weights.remarks:
+        talk.note(f"Weights: {remark}")
+    if detector.key_table:
+        talk.note(detector.key_table)
+    return detector
+
+
+def untrained_detector(model: DetectorConfig, *, classes: tuple[str, ...]) -> Detector:
+    """Build what `load_detector_of` would return, without fetching published weights."""
+    if model.weights != NO_WEIGHTS and Path(model.weights).expanduser().exists():
+        return _create(model, classes=classes, weights=model.weights)
+    detector = _create(model, classes=classes, weights=NO_WEIGHTS)
+    if model.weights == NO_WEIGHTS:
+        return detector
+    numbers = tuple(range(len(classes)))
+    description = describe_detector(detector, classes=classes, category_ids=numbers)
+    has_own_body = detector.backbone is None
+    return build_detector(
+        replace(description, is_body_pretrained=True, is_neck_pretrained=has_own_body)
+    )
+
+
+def _create(model: DetectorConfig, *, classes: tuple[str, ...], weights: str) -> Detector:
+    return create_detector(
+        model.model,
+        backbone=backbone_of(model),
+        weights=weights,
+        class_names=classes,
+        image_size=model.image_size,
+        sampled_boxes=model.sampled_boxes,
+        offline=model.offline,
+    )
+
+
+def detection_threads(num_workers: int | None, *, runtime: Runtime) -> int:
+    """Return how many images are detected in at once: the cores, or a few where a GPU computes."""
+    if num_workers:
+        return num_workers
+    return available_cores() if runtime.device.type == "cpu" else _GPU_THREADS
+
+
+def resolved_options(job: DetectionJob) -> dict[str, Any]:
+    """Return every option with the value that was used where none was given."""
+    options = options_of(job.config)
+    options["backbone"] = job.detector.backbone
+    options["image_size"] = job.detector.build.image_size
+    options["sampled_boxes"] = job.detector.build.sampled_boxes
+    options["lr"] = job.config.train.head_lr
+    options["weight_decay"] = job.config.train.matrix_decay
+    if job.plan.phases[-1].trained != (HEAD,):
+        options["backbone_lr"] = job.config.train.last_stage_lr
+    if job.config.freezing.schedule is None:
+        options["unfreeze"] = job.config.freezing.unfreeze or DEFAULT_UNFREEZE
+    return options

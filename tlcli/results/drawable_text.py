@@ -1,0 +1,44 @@
+"""Text for pictures, in the one font that comes with matplotlib."""
+
+from functools import cache
+from pathlib import Path
+
+import matplotlib
+from matplotlib.ft2font import FT2Font
+from PIL import ImageFont
+
+
+def drawable(text: str, *, fallback: str) -> str:
+    """Return the text if the font has all of its characters, else the fallback.
+
+    DejaVu Sans has Latin, Greek, Cyrillic, Arabic and more, but no Chinese, Japanese or Korean.
+    """
+    return text if text and all(ord(letter) in _letters() for letter in text) else fallback
+
+
+def legible(text: str) -> str:
+    """Put a question mark for each character that the font lacks."""
+    return "".join(letter if ord(letter) in _letters() else "?" for letter in text)
+
+
+def shortened(text: str, *, limit: int) -> str:
+    """Cut the middle out of a text of more than `limit` characters."""
+    if len(text) <= limit:
+        return text
+    half = (limit - 1) // 2
+    return f"{text[: limit - 1 - half]}…{text[-half:]}"
+
+
+@cache
+def picture_font(size: int) -> ImageFont.FreeTypeFont:
+    """Load the font for drawing with Pillow, `size` pixels high."""
+    return ImageFont.truetype(_font_path(), size)
+
+
+def _font_path() -> Path:
+    return Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"
+
+
+@cache
+def _letters() -> frozenset[int]:
+    return frozenset(FT2Font(str(_font_path())).get_charmap())
