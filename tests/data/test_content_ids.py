@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from tlcli.data.content_ids import content_ids, count_copies, view_ids
@@ -56,5 +57,5 @@ def test_view_ids__differ_by_level_seed_and_view(tmp_path: Path) -> None:
 def test_count_copies() -> None:
     ids = np.repeat(np.arange(4, dtype=np.uint8)[:, None], 32, axis=1)[[0, 0, 0, 1, 2, 2, 3]]
     splits = ["train", "train", "val", "train", "train", "train", "test"]
-    assert count_copies(ids, splits=splits) == (3, 1)
-    assert count_copies(ids[:0], splits=[]) == (0, 0)
+    assert count_copies(ids, splits=pd.Series(splits)) == (3, 1)
+    assert count_copies(ids[:0], splits=pd.Series([], dtype="str")) == (0, 0)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 
 from tlcli.errors import DataError
 
@@ -38,7 +39,7 @@ def content_ids(names: Sequence[str] | npt.NDArray[np.object_], *, root: Path, t
     return ids
 
 
-def count_copies(ids: Ids, *, splits: Sequence[str]) -> tuple[int, int]:
+def count_copies(ids: Ids, *, splits: "pd.Series[str]") -> tuple[int, int]:
     """Count exact copies among N images.
 
     Args:
@@ -49,7 +50,7 @@ def count_copies(ids: Ids, *, splits: Sequence[str]) -> tuple[int, int]:
         How many images equal an earlier one, and how many sets of equal ones cross splits.
     """
     _, group = np.unique(ids.view(f"V{_SIZE}").reshape(-1), return_inverse=True)
-    pairs = np.unique(np.stack([group, np.unique(splits, return_inverse=True)[1]]), axis=1)
+    pairs = np.unique(np.stack([group, pd.factorize(splits)[0]]), axis=1)
     crossing = int((np.bincount(pairs[0]) > 1).sum()) if len(ids) else 0
     return len(ids) - len(np.unique(group)), crossing
 

@@ -249,7 +249,7 @@ def _close(
     save_weights(job.backbone.network, job.path / BACKBONE / "model.safetensors")
     write_description(job.description, job.path / BACKBONE / "model.json")
     plain = (job.items["view"] == PLAIN).to_numpy()
-    copies, crossing = count_copies(job.ids[plain], splits=table.items["split"].tolist())
+    copies, crossing = count_copies(job.ids[plain], splits=table.items["split"])
     warn_of_copies(copies, crossing=crossing, talk=talk)
     images = replace(job.images, copies=copies, crossing_copies=crossing)
     run.write_config_toml(_lasting_options(job))
