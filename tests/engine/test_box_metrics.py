@@ -136,7 +136,7 @@ def test_detection_report__draws_as_plain_resampling(evaluation: BoxEvaluation) 
     values = box_bootstrap.resampled_metrics(evaluation.matches, np.array(drawn, dtype=np.int32))
     report = detection_report(evaluation, split="v", seed=5, resamples=40)
     for name, pair in report.intervals.items():
-        assert pair == tuple(np.quantile(values[name], [0.025, 0.975]).tolist())
+        assert pair == pytest.approx(np.quantile(values[name], [0.025, 0.975]), abs=1e-12)
 
 
 def test_detection_report__remarks(

@@ -1,7 +1,7 @@
 """From `--model` and `--weights` to a network: published weights, a file, or random ones."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -99,7 +99,12 @@ def build_untrained(name: BackboneName, *, weights: WeightsChoice) -> Backbone:
 
 
 def create_backbone(
-    text: str, *, weights: str = DEFAULT_WEIGHTS, offline: bool = False
+    text: str,
+    *,
+    weights: str = DEFAULT_WEIGHTS,
+    offline: bool = False,
+    mean: tuple[float, ...] | None = None,
+    std: tuple[float, ...] | None = None,
 ) -> Backbone:
     """Build the model called `text` and load its weights.
 
@@ -107,11 +112,20 @@ def create_backbone(
         text: For example `timm/resnet18.a1_in1k`, `torchvision/resnet50`, or `resnet50`.
         weights: `default`, `none`, a published tag, or the path of a file.
         offline: Never open a socket; what is not on this machine is an error.
+        mean: Of each channel for values in 0..1, instead of what is known of the weights.
+        std: The same for the standard deviation.
 
     Raises:
         ModelError: If there is no such model.
         WeightsError: If the weights are not to be had or do not fit.
     """
+    backbone = _create(text, weights=weights, offline=offline)
+    known = backbone.preprocessing
+    preprocessing = replace(known, mean=mean or known.mean, std=std or known.std)
+    return replace(backbone, preprocessing=preprocessing)
+
+
+def _create(text: str, *, weights: str, offline: bool) -> Backbone:
     name = parse_backbone_name(text)
     choice = choose_weights(name, weights)
     if choice.kind == "none":

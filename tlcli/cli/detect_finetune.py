@@ -31,6 +31,8 @@ def detect_finetune(
     backbone: b.BackboneOpt = DetectorConfig.backbone,
     weights: b.DetectorWeightsOpt = DetectorConfig.weights,
     offline: o.OfflineOpt = DetectorConfig.offline,
+    mean: o.MeanOpt = DetectorConfig.mean,
+    std: o.StdOpt = DetectorConfig.std,
     image_size: b.ImageSizeOpt = DetectorConfig.image_size,
     unfreeze: o.UnfreezeOpt = UnfreezeConfig.unfreeze,
     schedule: o.ScheduleOpt = UnfreezeConfig.schedule,

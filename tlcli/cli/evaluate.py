@@ -36,6 +36,8 @@ def evaluate(
     model: o.PretrainedModelOpt = EvaluateConfig.model,
     weights: o.GivenWeightsOpt = EvaluateConfig.weights,
     offline: o.OfflineOpt = EvaluateConfig.offline,
+    mean: o.MeanOpt = EvaluateConfig.mean,
+    std: o.StdOpt = EvaluateConfig.std,
     batch_size: o.BatchSizeOpt = EvaluateConfig.batch_size,
     seed: o.EvaluationSeedOpt = EvaluateConfig.seed,
     device: o.DeviceOpt = RuntimeConfig.device,

@@ -30,6 +30,8 @@ def extract_features(
     model: f.ModelsOpt = None,
     weights: f.ModelsWeightsOpt = ModelConfig.weights,
     offline: o.OfflineOpt = ModelConfig.offline,
+    mean: o.MeanOpt = ModelConfig.mean,
+    std: o.StdOpt = ModelConfig.std,
     layer: f.LayerOpt = FeaturesConfig.layer,
     pool: f.PoolOpt = FeaturesConfig.pool,
     dtype: f.DtypeOpt = FeaturesConfig.dtype,

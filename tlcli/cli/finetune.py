@@ -28,6 +28,8 @@ def finetune(
     model: o.ModelOpt = None,
     weights: o.WeightsOpt = ModelConfig.weights,
     offline: o.OfflineOpt = ModelConfig.offline,
+    mean: o.MeanOpt = ModelConfig.mean,
+    std: o.StdOpt = ModelConfig.std,
     head: o.HeadOpt = FreezingConfig.head,
     init_head: o.InitHeadOpt = FreezingConfig.init_head,
     unfreeze: o.UnfreezeOpt = FreezingConfig.unfreeze,

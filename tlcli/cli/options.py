@@ -82,6 +82,19 @@ GivenWeightsOpt = Annotated[
     str | None,
     option("--weights", panel=MODEL, text="default, a published tag, or a weights file."),
 ]
+MeanOpt = Annotated[
+    str | None,
+    option(
+        "--mean",
+        panel=MODEL,
+        text="Mean of the pixels (0..1) that the weights want: one number, or three with commas. "
+        "Without it what is known of them.",
+    ),
+]
+StdOpt = Annotated[
+    str | None,
+    option("--std", panel=MODEL, text="The same for their standard deviation."),
+]
 OfflineOpt = Annotated[
     bool,
     option("--offline", panel=MODEL, text="Never open a socket; use what is on this machine."),

@@ -12,6 +12,7 @@ from tlcli.config.parts import (
     OutputConfig,
     RuntimeConfig,
     UnfreezeConfig,
+    WeightsConfig,
 )
 from tlcli.config.training import BoxTrainConfig
 
@@ -24,17 +25,16 @@ class BoxDataConfig(DataConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
-class DetectorConfig:
+class DetectorConfig(WeightsConfig):
     """Which detector, on which backbone, from which weights."""
 
     model: str = "fasterrcnn"
     backbone: str | None = None
-    weights: str = "default"
-    offline: bool = False
     image_size: int | None = None
     sampled_boxes: int | None = None
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         size, boxes = self.image_size, self.sampled_boxes
         require(size is None or size >= 32, "--image-size", size, "32 pixels or more")
         require(boxes is None or boxes >= 1, "--sampled-boxes", boxes, "1 or more")

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from tlcli.config.checks import require
 from tlcli.config.flat import from_options
-from tlcli.config.parts import OnBadBox, OnBadImage, RuntimeConfig
+from tlcli.config.parts import ModelConfig, OnBadBox, OnBadImage, RuntimeConfig
 from tlcli.errors import ConfigError
 
 Split = Literal["train", "val", "test", "all"]
@@ -20,6 +20,8 @@ class EvaluateConfig:
     model: str | None = None
     weights: str | None = None
     offline: bool = False
+    mean: str | None = None
+    std: str | None = None
     data: str | None = None
     split: Split | None = None
     limit: int = 0
@@ -42,11 +44,25 @@ class EvaluateConfig:
         if self.run is not None:
             self._refuse_what_a_run_ignores()
 
+    @property
+    def pretrained(self) -> ModelConfig:
+        """The model that is evaluated as it is."""
+        assert self.model is not None
+        return ModelConfig(
+            model=self.model,
+            weights=self.weights or ModelConfig.weights,
+            offline=self.offline,
+            mean=self.mean,
+            std=self.std,
+        )
+
     def _refuse_what_a_run_ignores(self) -> None:
         given: dict[str, object] = {
             "--weights": self.weights,
             "--output": self.output,
             "--offline": self.offline or None,
+            "--mean": self.mean,
+            "--std": self.std,
             "--overwrite": self.overwrite or None,
         }
         if self.data is None:

@@ -31,12 +31,54 @@ class DataConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ModelConfig:
+class WeightsConfig:
+    """Which weights, and the pixels that they want."""
+
+    weights: str = "default"
+    offline: bool = False
+    mean: str | None = None
+    std: str | None = None
+
+    def __post_init__(self) -> None:
+        if any(value == 0 for value in self.stds or ()):
+            raise ConfigError(f"--std {self.std} would divide by 0.")
+
+    @property
+    def means(self) -> tuple[float, ...] | None:
+        """Mean of each channel for values in 0..1; None is that of the weights."""
+        return channel_values(self.mean, option="--mean")
+
+    @property
+    def stds(self) -> tuple[float, ...] | None:
+        """Standard deviation of each channel for values in 0..1; None is that of the weights."""
+        return channel_values(self.std, option="--std")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig(WeightsConfig):
     """Which network, from which weights."""
 
     model: str = "resnet50"
-    weights: str = "default"
-    offline: bool = False
+
+
+def channel_values(text: str | None, *, option: str) -> tuple[float, ...] | None:
+    """Read one number for all three channels, or three with commas.
+
+    Raises:
+        ConfigError: If it is something else.
+    """
+    if text is None:
+        return None
+    try:
+        values = tuple(float(part) for part in text.split(","))
+    except ValueError:
+        values = ()
+    if len(values) not in (1, 3) or not all(0 <= value <= 1 for value in values):
+        raise ConfigError(
+            f"{option} '{text}' is not understood: write one number in 0..1 or three with commas, "
+            "such as 0.5 or 0.485,0.456,0.406."
+        )
+    return values * 3 if len(values) == 1 else values
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -21,7 +21,6 @@ from tlcli.results.atomic import replacing, write_text
 from tlcli.results.json_text import to_json_text
 from tlcli.results.records import SCHEMA_VERSION
 
-
 CLASSIFICATION = "classification"
 DETECTION = "detection"
 

@@ -8,7 +8,6 @@ from typing import Any
 from torch import nn
 
 from tlcli.backbones import imagenet
-from tlcli.backbones.pretrained import create_backbone
 from tlcli.config import DataConfig, EvaluateConfig, options_of
 from tlcli.data.preprocessing import Preprocessing
 from tlcli.data.table import ImageTable
@@ -32,6 +31,7 @@ from tlcli.recipes.evaluation_setup import (
     warn_if_chosen_by,
 )
 from tlcli.recipes.feature_folder import head_run_of
+from tlcli.recipes.finetune_job import load_backbone
 from tlcli.recipes.image_data import (
     BatchReader,
     RunImages,
@@ -136,13 +136,10 @@ def _evaluate_pretrained(config: EvaluateConfig, *, talk: Talk) -> Evaluation:
 
 
 def _pretrained(config: EvaluateConfig, *, talk: Talk) -> _Judged:
-    weights = config.weights or "default"
+    weights = config.pretrained.weights
     if weights == "none":
         raise ConfigError("--weights none: a random head knows no classes to evaluate.")
-    backbone = create_backbone(config.model or "", weights=weights, offline=config.offline)
-    talk.note(f"Model: {backbone.name}, weights {backbone.weights.path}.")
-    for remark in backbone.weights.remarks:
-        talk.note(f"Weights: {remark}")
+    backbone = load_backbone(config.pretrained, talk=talk)
     if not backbone.class_names:
         raise ModelError(
             f"What the outputs of {backbone.name} with weights '{weights}' mean is not known, so "

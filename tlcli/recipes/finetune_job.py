@@ -161,7 +161,13 @@ def check_unchanged(
 
 def load_backbone(model: ModelConfig, *, talk: Talk) -> Backbone:
     """Build a network with its weights and tell where they came from."""
-    backbone = create_backbone(model.model, weights=model.weights, offline=model.offline)
+    backbone = create_backbone(
+        model.model,
+        weights=model.weights,
+        offline=model.offline,
+        mean=model.means,
+        std=model.stds,
+    )
     origin = f" from {backbone.weights.path}" if backbone.weights.path else ""
     talk.note(f"Model: {backbone.name}, weights {backbone.weights.tag}{origin}.")
     for remark in backbone.weights.remarks:

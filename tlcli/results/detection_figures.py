@@ -6,6 +6,7 @@ import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.typing import ColorType
 
 from tlcli.results.atomic import replacing
 from tlcli.results.detection_curves import Floats, PrecisionRecall
@@ -93,7 +94,7 @@ def _plot(
     *,
     label: str,
     area: str,
-    color: str | tuple[float, ...],
+    color: ColorType,
     linewidth: float,
     style: str,
 ) -> None:

@@ -230,7 +230,7 @@ def _label_places(
 ) -> tuple[tuple[float, float], ...]:
     """Above, below, inside at the top and at the bottom, on the left and on the right."""
     left, top, right, bottom = corners
-    levels = (top - height, bottom + 1, top + 2, bottom - height - 2)
+    levels = (top - height - 1, bottom + 1, top + 2, bottom - height - 2)
     return tuple((side, level) for level in levels for side in (left, right - width))
 
 

@@ -2,7 +2,7 @@
 
 import difflib
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 from tlcli.backbones.catalog import parse_backbone_name
@@ -13,27 +13,17 @@ from tlcli.models.detectors import torchvision_detectors as named
 from tlcli.models.detectors.architectures import ARCHITECTURES
 from tlcli.models.detectors.detector import Detector, DetectorBuild
 from tlcli.models.detectors.detector_building import assemble
+from tlcli.models.detectors.detector_options import DetectorOptions
 from tlcli.models.detectors.detector_weights import (
     DetectorWeights,
     from_file,
     from_run,
-    is_detector_run,
     key_table,
     published,
     put_in,
+    run_folder,
 )
-from tlcli.models.detectors.pyramid_detectors import check_options, longest_side, plan_build
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Options:
-    """What the user may say of a detector's sizes; None leaves it open."""
-
-    image_size: int | None
-    strides: Sequence[int] | None
-    fpn_channels: int | None
-    sampled_boxes: int | None
-    anchor_size: float | None
+from tlcli.models.detectors.pyramid_detectors import plan_build
 
 
 def list_detectors() -> list[str]:
@@ -107,7 +97,7 @@ def create_detector(
             if backbone
             else f"{name} needs a --backbone, such as --backbone timm/tf_efficientnet_lite0."
         )
-    options = _Options(
+    options = DetectorOptions(
         image_size=image_size,
         strides=strides,
         fpn_channels=fpn_channels,
@@ -122,16 +112,16 @@ def create_detector(
 def _named_detector(
     name: str,
     weights: str,
-    options: _Options,
+    options: DetectorOptions,
     *,
     class_names: Sequence[str] | None,
     offline: bool,
 ) -> Detector:
     trained = _named_weights(name, weights, offline=offline)
     bare = name.removeprefix(named.PREFIX)
-    build = named.plan_named(bare, tag=trained.tag if trained else None, **vars(options))
+    build = named.plan_named(bare, tag=trained.tag if trained else None, options=options)
     if trained and trained.build:
-        build = _as_in_run(trained.build, options)
+        build = options.of_trained(trained.build)
     if trained is None:
         return _untrained(build, class_names=class_names)
     return _trained(build, trained, class_names=class_names)
@@ -146,8 +136,8 @@ def _named_weights(name: str, weights: str, *, offline: bool) -> DetectorWeights
     if weights == DEFAULT_WEIGHTS or weights in tags:
         tag = tags[0] if weights == DEFAULT_WEIGHTS else weights
         return published(bare, tag, offline=offline)
-    if is_detector_run(weights):
-        return from_run(Path(weights).expanduser(), model=name, backbone=None)
+    if folder := run_folder(weights):
+        return from_run(folder, model=name, backbone=None)
     path = Path(weights).expanduser()
     if not path.is_file():
         offers = ", ".join(["default", "none", *tags])
@@ -168,7 +158,7 @@ def _on_backbone(
     name: str,
     backbone: str,
     weights: str,
-    options: _Options,
+    options: DetectorOptions,
     *,
     class_names: Sequence[str] | None,
     offline: bool,
@@ -176,17 +166,16 @@ def _on_backbone(
     body_name = parse_backbone_name(backbone)
     trained: DetectorWeights | None = None
     path = Path(weights).expanduser()
-    if is_detector_run(weights):
-        trained = from_run(path, model=name, backbone=str(body_name))
+    if folder := run_folder(weights):
+        trained = from_run(folder, model=name, backbone=str(body_name))
     elif path.is_file():
         trained = from_file(path, model=name)
     if trained and trained.build:
-        check_options(
-            name, **{key: value for key, value in vars(options).items() if key != "strides"}
-        )
-        return _trained(_as_in_run(trained.build, options), trained, class_names=class_names)
+        options.check(name)
+        build = options.of_trained(trained.build)
+        return _trained(build, trained, class_names=class_names)
     body = create_backbone(backbone, weights=NO_WEIGHTS if trained else weights, offline=offline)
-    build = plan_build(name, body, **vars(options))
+    build = plan_build(name, body, options=options)
     if trained:
         return _trained(build, trained, class_names=class_names, backbone=body)
     return _untrained(build, class_names=class_names, backbone=body)
@@ -228,13 +217,19 @@ def _trained(
     backbone: Backbone | None = None,
 ) -> Detector:
     """Build a detector with the weights of a trained one, its class head where that fits."""
-    count = trained.num_classes if class_names is None else len(class_names)
-    same_names = class_names is None or not trained.class_names
-    is_head_kept = count == trained.num_classes and (
-        same_names or tuple(class_names or ()) == trained.class_names
-    )
+    wanted = trained.class_names if class_names is None else tuple(class_names)
+    count = len(wanted) or trained.num_classes
+    is_head_kept = count == trained.num_classes and trained.class_names in ((), wanted)
     built = assemble(build, num_classes=count, is_neck_pretrained=True, backbone=backbone)
     report = put_in(built.network, trained, model=build.model, is_head_kept=is_head_kept)
+    remarks: tuple[str, ...] = ()
+    if not is_head_kept:
+        remarks = (
+            f"class head of {trained.num_classes} classes replaced by a new one for {count}; all "
+            "else is kept",
+        )
+    elif class_names is not None and not trained.class_names:
+        remarks = (f"class head kept: its {count} classes are taken for yours, in this order",)
     return Detector(
         build=build,
         network=built.network,
@@ -243,47 +238,11 @@ def _trained(
         no_weight_decay=built.no_weight_decay,
         num_classes=count,
         class_names=trained.class_names if is_head_kept else (),
-        weights=replace(
-            trained.loaded,
-            remarks=(*trained.loaded.remarks, *_remarks(trained, count, is_head_kept)),
-        ),
+        weights=replace(trained.loaded, remarks=(*trained.loaded.remarks, *remarks)),
         is_body_pretrained=True,
         is_neck_pretrained=True,
         key_table=key_table(report),
     )
-
-
-def _remarks(trained: DetectorWeights, count: int, is_head_kept: bool) -> tuple[str, ...]:
-    if is_head_kept:
-        return ()
-    return (
-        f"class head of {trained.num_classes} classes replaced by a new one for {count}; all else "
-        "is kept",
-    )
-
-
-def _as_in_run(build: DetectorBuild, options: _Options) -> DetectorBuild:
-    """Build as a run did; only the size of the pictures and what is sampled may be another.
-
-    Raises:
-        ConfigError: If another option disagrees with the run.
-    """
-    for option, wanted, built in (
-        ("--strides", options.strides and tuple(options.strides), build.strides),
-        ("--fpn-channels", options.fpn_channels, build.fpn_channels),
-        ("--anchor-size", options.anchor_size, build.anchor_size),
-    ):
-        if wanted is not None and wanted != built:
-            raise ConfigError(
-                f"{option} {wanted} is not what the detector of --weights was built with "
-                f"({built}). Leave it out, or start from other weights."
-            )
-    if options.sampled_boxes is not None:
-        build = replace(build, sampled_boxes=options.sampled_boxes)
-    if options.image_size in (None, build.image_size):
-        return build
-    size = options.image_size
-    return replace(build, image_size=size, max_size=longest_side(size))
 
 
 def _any_architecture() -> str:

@@ -36,21 +36,24 @@ class DetectorWeights:
     """Published weights that these are."""
 
 
-def is_detector_run(weights: str) -> bool:
-    """Say whether `--weights` names a run folder.
+def run_folder(weights: str) -> Path | None:
+    """Return the run folder that `--weights` names, itself or by the weights in it; None if none.
 
     Raises:
-        WeightsError: If it does, but the run trained no detector.
+        WeightsError: If it names a run that trained no detector.
     """
-    folder = Path(weights).expanduser()
-    if not folder.is_dir():
-        return False
-    if (kind := saved_kind(folder / DESCRIPTION)) != DETECTION:
-        raise WeightsError(
-            f"--weights {weights} is a run for {kind}, not a detector. Give its "
-            f"{WEIGHTS} to start from its backbone."
-        )
-    return True
+    path = Path(weights).expanduser()
+    folder = path.parent if path.name == WEIGHTS else path
+    if not (folder / DESCRIPTION).is_file():
+        return None
+    if (kind := saved_kind(folder / DESCRIPTION)) == DETECTION:
+        return folder
+    if path.is_file():
+        return None  # weights of a classifier, which may be the body of a detector
+    raise WeightsError(
+        f"--weights {weights} is a run for {kind}, not a detector. Give its {WEIGHTS} to start "
+        "from the body alone."
+    )
 
 
 def from_run(folder: Path, *, model: str, backbone: str | None) -> DetectorWeights:

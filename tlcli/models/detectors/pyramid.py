@@ -7,7 +7,7 @@ last map (the classification head above all) is taken out, because it could neve
 
 import math
 from collections import OrderedDict
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -27,7 +27,7 @@ STRIDES = (4, 8, 16, 32, 64)
 DEFAULT_STRIDES = (8, 16, 32, 64)
 _MIN_LEVELS = 2
 _MAX_SHARE_BEHIND = 0.5
-"""Of the body's weights behind the last map; beyond it the network would be thrown away."""
+"""Of the body's weights behind the last map; with more, most of it would be thrown away."""
 _SIZE_DIVISOR = 32
 """Detectors pad pictures to multiples of this, in pixels."""
 _OTHER_SIZE = (32, 96)
@@ -114,8 +114,6 @@ def pyramid_levels(
         ModelError: If the backbone gives no maps.
     """
     found = _levels_by_stride(backbone)
-    if _share_behind(backbone, found.values()) > _MAX_SHARE_BEHIND:
-        found = {}  # only the stem gives maps, the rest works on tokens
     if len(found) < _MIN_LEVELS:
         raise ModelError(
             f"{backbone.name} gives no pyramid of feature maps (strides found: "
@@ -181,6 +179,7 @@ def body_stages(backbone: Backbone, *, prefix: str) -> tuple[Stage, ...]:
 
 
 def _levels_by_stride(backbone: Backbone) -> dict[int, PyramidLevel]:
+    """Return the last map at every stride, none if most of the network works on tokens."""
     input_size = backbone.preprocessing.input_size
     network = backbone.network
     was_training = network.training
@@ -188,29 +187,27 @@ def _levels_by_stride(backbone: Backbone) -> dict[int, PyramidLevel]:
     taps = stage_taps(network.eval(), stages, input_size=input_size, pool=NONE)
     network.train(was_training)
     found: dict[int, PyramidLevel] = {}
+    weights = weights_behind = 0
     for stage, tap in zip(stages, taps, strict=True):
+        if _count_cells(tap) <= 1:
+            continue  # behind the pooling
         stride = _stride(tap, input_size=input_size)
-        if stride not in STRIDES:
-            continue
         if stride in found and _only_widens(network, stage):
             continue
-        channels = tap.shape[tap.layout.channel_axis - 1]
-        found[stride] = PyramidLevel(stride=stride, channels=channels, tap=tap)
+        parameters = sum(p.numel() for key, p in network.named_parameters() if stage.owns(key))
+        weights += parameters
+        weights_behind += parameters
+        if stride in STRIDES:
+            channels = tap.shape[tap.layout.channel_axis - 1]
+            found[stride] = PyramidLevel(stride=stride, channels=channels, tap=tap)
+            weights_behind = 0
+    if weights_behind > _MAX_SHARE_BEHIND * weights:
+        return {}
     return dict(sorted(found.items()))
 
 
-def _share_behind(backbone: Backbone, levels: Collection[PyramidLevel]) -> float:
-    """Return which part of the weights of all stages lies behind the last map."""
-    network = backbone.network
-    stages = [s for s in backbone.stages if s.name != HEAD and not _only_widens(network, s)]
-    sizes = [
-        sum(p.numel() for name, p in network.named_parameters() if stage.owns(name))
-        for stage in stages
-    ]
-    last = max(
-        (i for i, s in enumerate(stages) if s.name in {x.tap.name for x in levels}), default=-1
-    )
-    return sum(sizes[last + 1 :]) / max(1, sum(sizes))
+def _count_cells(tap: Tap) -> int:
+    return math.prod(tap.shape[axis - 1] for axis in tap.layout.positions)
 
 
 def _before_pooling(stage: Stage, network: nn.Module) -> Stage:
@@ -302,8 +299,9 @@ def _unused_modules(pyramid: FeaturePyramid, *, input_size: tuple[int, int]) -> 
     for name, module in body.named_modules():
         mine = {f"{name}.{key}" for key, _ in module.named_parameters()}
         # Lists are never called, and gone through all the same.
-        is_candidate = module not in called and not isinstance(module, _LISTS)
-        if is_candidate and mine and not mine & used:
-            if not any(name.startswith(f"{outer}.") for outer in found):
-                found.append(name)
+        is_inside = any(name.startswith(f"{outer}.") for outer in found)
+        if module in called or isinstance(module, _LISTS) or is_inside:
+            continue
+        if mine and not mine & used:
+            found.append(name)
     return found

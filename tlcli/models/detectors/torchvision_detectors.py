@@ -1,7 +1,7 @@
 """The detectors that torchvision builds itself, with weights trained on COCO."""
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
@@ -17,15 +17,20 @@ from tlcli.backbones.catalog import SOURCES
 from tlcli.backbones.stages import HEAD, Stage, find_stages
 from tlcli.errors import ConfigError, WeightsError
 from tlcli.models.detectors.architectures import train_proposals
+from tlcli.models.detectors.class_heads import architecture_of
 from tlcli.models.detectors.detector import DetectorBuild
-from tlcli.models.detectors.pyramid_detectors import check_options, longest_side
+from tlcli.models.detectors.detector_options import DetectorOptions, longest_side
 from tlcli.models.staged import norms_of
 
 PREFIX = "torchvision/"
 _SSD_SPLIT = 23
 """Layer of VGG-16 at which torchvision's SSD300 cuts the body: the fourth pooling."""
+_SSD_LAST = 29
+"""Behind it SSD300 has layers of its own."""
 _SSDLITE_SPLIT = 13
 """Block of MobileNetV3 inside which SSDlite cuts the body: behind its expansion."""
+
+_LAYER = re.compile(r"features\.(\d+)(.*)")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,25 +59,23 @@ def _under_numbered_body(name: str) -> tuple[str, ...]:
 
 
 def _in_ssd300(name: str) -> tuple[str, ...]:
-    number, rest = _numbered(name)
+    if (found := _LAYER.fullmatch(name)) is None or int(found[1]) > _SSD_LAST:
+        return ()
+    number, rest = int(found[1]), found[2]
     if number < _SSD_SPLIT:
         return (f"backbone.features.{number}{rest}",)
     return (f"backbone.extra.0.{number - _SSD_SPLIT}{rest}",)
 
 
 def _in_ssdlite(name: str) -> tuple[str, ...]:
-    number, rest = _numbered(name)
-    first, second = f"backbone.features.0.{number}{rest}", number - _SSDLITE_SPLIT
-    if number < _SSDLITE_SPLIT:
-        return (first,)
-    behind = f"backbone.features.1.{second}{rest}"
-    return (first, behind) if number == _SSDLITE_SPLIT else (behind,)
-
-
-def _numbered(name: str) -> tuple[int, str]:
-    """Split `features.13.block` into 13 and `.block`; -1 for what is no layer of the body."""
-    found = re.fullmatch(r"features\.(\d+)(.*)", name)
-    return (int(found[1]), found[2]) if found else (-1, f".{name}")
+    if (found := _LAYER.fullmatch(name)) is None:
+        return ()
+    number, rest = int(found[1]), found[2]
+    before = f"backbone.features.0.{number}{rest}"
+    behind = f"backbone.features.1.{number - _SSDLITE_SPLIT}{rest}"
+    if number == _SSDLITE_SPLIT:
+        return (before, behind)
+    return (before if number < _SSDLITE_SPLIT else behind,)
 
 
 _RESNET = _Named(body="resnet50", places=_under_body)
@@ -176,53 +179,43 @@ def tag_of_file(name: str, sha256: str) -> str | None:
     return None
 
 
-def plan_named(
-    name: str,
-    *,
-    tag: str | None,
-    image_size: int | None = None,
-    strides: Sequence[int] | None = None,
-    fpn_channels: int | None = None,
-    sampled_boxes: int | None = None,
-    anchor_size: float | None = None,
-) -> DetectorBuild:
-    """Fill in torchvision's own values; other arguments as in `create_detector`.
+def plan_named(name: str, *, tag: str | None, options: DetectorOptions) -> DetectorBuild:
+    """Fill in torchvision's own values where the user leaves them open.
 
-    `tag` names the published weights that will be loaded.
+    Args:
+        name: One of `NAMED`.
+        tag: Published weights that will be loaded.
+        options: What the user says.
 
     Raises:
         ConfigError: If a value can have no effect or is out of range.
     """
     named = NAMED[name]
     for option, value in (
-        ("--strides", strides),
-        ("--fpn-channels", fpn_channels),
-        ("--anchor-size", anchor_size),
+        ("--strides", options.strides),
+        ("--fpn-channels", options.fpn_channels),
+        ("--anchor-size", options.anchor_size),
     ):
         if value is not None:
             raise ConfigError(
                 f"{option} has no effect on {PREFIX}{name}, which is built as it is. Use it with "
                 "--backbone."
             )
-    check_options(
-        name.partition("_")[0],
-        image_size=image_size,
-        fpn_channels=None,
-        sampled_boxes=sampled_boxes,
-        anchor_size=None,
-    )
+    options.check(architecture_of(name))
+    image_size = options.image_size
     if named.is_fixed and image_size not in (None, named.image_size):
         raise ConfigError(
             f"{PREFIX}{name} works on pictures of {named.image_size}x{named.image_size} pixels "
             f"only, not --image-size {image_size}. Leave it out, or choose another --model."
         )
+    is_own = image_size == named.image_size
     return DetectorBuild(
         model=f"{PREFIX}{name}",
         image_size=image_size or named.image_size,
-        max_size=longest_side(image_size) if image_size and not named.is_fixed else named.max_size,
+        max_size=named.max_size if image_size is None or is_own else longest_side(image_size),
         mean=named.mean,
         std=named.std,
-        sampled_boxes=sampled_boxes,
+        sampled_boxes=options.sampled_boxes,
         norm_eps=0.0 if (name, tag) in _ZERO_EPS else None,
     )
 

@@ -1,0 +1,24 @@
+import pytest
+
+from tlcli.results.drawable_text import drawable, legible, shortened
+
+
+@pytest.mark.parametrize("text", ["cat", "Großer Bär", "кошка", "γάτα"])
+def test_drawable__the_font_has_it(text: str) -> None:
+    assert drawable(text, fallback="class 1") == text
+    assert legible(text) == text
+
+
+@pytest.mark.parametrize("text", ["猫", "a 猫", "ネコ", "", "\udcff"])
+def test_drawable__the_font_lacks_it(text: str) -> None:
+    assert drawable(text, fallback="class 1") == "class 1"
+
+
+def test_legible__question_marks() -> None:
+    assert legible("a猫b") == "a?b"
+
+
+def test_shortened__cut_in_the_middle() -> None:
+    assert shortened("abcdefghij", limit=10) == "abcdefghij"
+    assert shortened("abcdefghij", limit=7) == "abc…hij"
+    assert shortened("abcdefghij", limit=6) == "abc…ij"
