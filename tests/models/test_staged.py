@@ -11,7 +11,7 @@ from torchvision import models as zoo
 from toy import TINY_STAGES, TinyNet
 
 from tlcli.backbones.catalog import SOURCES
-from tlcli.backbones.stages import find_stages
+from tlcli.backbones.stages import Stage, find_stages
 from tlcli.models.head import HeadSpec, replace_heads
 from tlcli.models.staged import StagedModel, norms_of
 from tlcli.models.unfreezing import parse_schedule

@@ -25,10 +25,13 @@ SMALL: dict[str, Any] = {
 }
 
 
+def plain_options(options: dict[str, Any]) -> dict[str, Any]:
+    """Return options as the command line has them: paths are texts."""
+    return {k: str(v) if isinstance(v, Path) else v for k, v in options.items()}
+
+
 def finetune_config(output: Path | None, **options: Any) -> FinetuneConfig:
-    values = {**SMALL, "output": output, **options}
-    plain = {k: str(v) if isinstance(v, Path) else v for k, v in values.items()}
-    return FinetuneConfig.from_options(plain)
+    return FinetuneConfig.from_options(plain_options({**SMALL, "output": output, **options}))
 
 
 def finetune(output: Path, **options: Any) -> tuple[dict[str, Any], CollectedTalk]:
@@ -40,9 +43,8 @@ def finetune(output: Path, **options: Any) -> tuple[dict[str, Any], CollectedTal
 def evaluate(**options: Any) -> tuple[evaluate_recipe.Evaluation, CollectedTalk]:
     """Evaluate as `tlcli evaluate` would; return the result and what was said."""
     talk = CollectedTalk()
-    values = {"device": "cpu", **options}
-    plain = {k: str(v) if isinstance(v, Path) else v for k, v in values.items()}
-    return evaluate_recipe.run(EvaluateConfig.from_options(plain), talk=talk), talk
+    config = EvaluateConfig.from_options(plain_options({"device": "cpu", **options}))
+    return evaluate_recipe.run(config, talk=talk), talk
 
 
 def record_of(run: Path) -> dict[str, Any]:

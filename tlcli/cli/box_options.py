@@ -68,6 +68,22 @@ SampledBoxesOpt = Annotated[
         "for torchvision's own detectors.",
     ),
 ]
+BoxLrOpt = Annotated[
+    float | None,
+    option(
+        "--lr",
+        panel=OPTIM,
+        text="Peak learning rate of the head; without it 5e-4 for adamw, 5e-3 for sgd.",
+    ),
+]
+BoxBackboneLrOpt = Annotated[
+    float | None,
+    option(
+        "--backbone-lr",
+        panel=OPTIM,
+        text="Peak learning rate of the last stage before the head; without it a fifth of --lr.",
+    ),
+]
 BoxMonitorOpt = Annotated[
     config.BoxMonitor,
     option(

@@ -14,6 +14,8 @@ TALK_OPTIONS = ("json", "quiet", "verbose", "dry_run", "config")
 """How a command speaks; no part of any config."""
 _FREE_ON_RESUME = ("output", "overwrite", "resume", "device", "num_workers")
 """May differ when a run goes on: they do not change what is computed."""
+_PATHS = ("data", "weights", "init_head")
+"""Options that a run keeps as absolute paths."""
 
 
 def use_config_file(ctx: typer.Context, value: str | None) -> str | None:
@@ -130,9 +132,12 @@ def _merge(
 
 
 def _same(key: str, given: object, saved: object) -> bool:
-    if key == "data" and isinstance(given, str) and not given.startswith("sample:"):
-        given = str(Path(given).expanduser().resolve())
-    return given == saved
+    """Say whether a given option is the run's own, where paths may be written in two ways."""
+    if given == saved:
+        return True
+    if key in _PATHS and isinstance(given, str) and not given.startswith("sample:"):
+        return str(Path(given).expanduser().resolve()) == saved
+    return False
 
 
 def _unknown_key(key: str, known: set[str]) -> str:

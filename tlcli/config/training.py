@@ -1,8 +1,9 @@
 """How the weights are moved."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 from tlcli.config.checks import require
 from tlcli.errors import ConfigError
@@ -13,13 +14,15 @@ BoxMonitor = Literal["map", "map50", "map75", "mar_100"]
 Optimizer = Literal["adamw", "sgd"]
 LrSchedule = Literal["cosine", "linear", "step", "constant"]
 
-BACKBONE_LR_SHARE = 0.1
-"""Of --lr, for the backbone, where --backbone-lr is not given."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class OptimConfig:
     """How the weights are moved, in every task."""
+
+    DEFAULT_LR: ClassVar[Mapping[str, float]] = {"adamw": 1e-3, "sgd": 1e-2}
+    """Of the head, by optimizer, where --lr is not given."""
+    BACKBONE_LR_SHARE: ClassVar[float] = 0.1
+    """Of --lr, for the backbone, where --backbone-lr is not given."""
 
     epochs: int = 10
     batch_size: int = 32
@@ -62,12 +65,12 @@ class OptimConfig:
     @property
     def head_lr(self) -> float:
         """Peak learning rate of the head."""
-        return self.lr or {"adamw": 1e-3, "sgd": 1e-2}[self.opt]
+        return self.lr or self.DEFAULT_LR[self.opt]
 
     @property
     def last_stage_lr(self) -> float:
         """Peak learning rate of the stage before the head."""
-        return self.backbone_lr or self.head_lr * BACKBONE_LR_SHARE
+        return self.backbone_lr or self.head_lr * self.BACKBONE_LR_SHARE
 
     @property
     def matrix_decay(self) -> float:
@@ -94,7 +97,10 @@ class TrainConfig(OptimConfig):
 class BoxTrainConfig(OptimConfig):
     """How a detector is trained."""
 
-    epochs: int = 20
-    batch_size: int = 8
+    DEFAULT_LR: ClassVar[Mapping[str, float]] = {"adamw": 5e-4, "sgd": 5e-3}
+    BACKBONE_LR_SHARE: ClassVar[float] = 0.2
+
+    epochs: int = 12
+    batch_size: int = 4
     clip_grad: float = 10.0
     monitor: BoxMonitor = "map"

@@ -6,9 +6,12 @@ zeroing the same pages again. On a virtual machine that can be half of the time
 """
 
 import ctypes
+import gc
 import os
 import sys
 from pathlib import Path
+
+import pyarrow
 
 _M_TRIM_THRESHOLD = -1
 _M_MMAP_MAX = -4
@@ -28,6 +31,19 @@ def keep_freed_memory() -> bool:
     if mallopt is None:
         return False
     return bool(mallopt(_M_MMAP_MAX, 0) and mallopt(_M_TRIM_THRESHOLD, _NEVER_TRIM))
+
+
+def return_freed_memory() -> None:
+    """Give the system back what tables and listings left behind before long work begins.
+
+    Lists of a hundred thousand files leave some 30 MB of freed pieces, which nothing else uses.
+    """
+    gc.collect()
+    pyarrow.default_memory_pool().release_unused()
+    if sys.platform.startswith("linux"):
+        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # musl has none
+        if trim is not None:
+            trim(0)
 
 
 def available_memory() -> int:

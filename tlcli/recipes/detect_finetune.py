@@ -25,7 +25,7 @@ from tlcli.recipes.detection_job import (
 )
 from tlcli.recipes.detection_judging import BoxJudge, judge_boxes
 from tlcli.recipes.finetune_job import first_state
-from tlcli.recipes.image_data import absolute_spec, write_skipped_paths
+from tlcli.recipes.image_data import absolute_spec, absolute_weights, write_skipped_paths
 from tlcli.recipes.run_records import (
     is_finished,
     phases_json,
@@ -71,7 +71,11 @@ def run(config: DetectFinetuneConfig, *, talk: Talk) -> dict[str, Any]:
     Raises:
         TlcliError: For everything a user or the machine can get wrong; see `tlcli.errors`.
     """
-    config = replace(config, data=replace(config.data, data=absolute_spec(config.data.data)))
+    config = replace(
+        config,
+        data=replace(config.data, data=absolute_spec(config.data.data)),
+        model=replace(config.model, weights=absolute_weights(config.model.weights)),
+    )
     path = run_path(config.output, name=_default_name(config))
     former = run_to_resume(config.output, path, talk=talk)
     if former is not None and is_finished(former, talk=talk):

@@ -12,6 +12,7 @@ from tlcli.config import ExtractConfig, ModelConfig, options_of
 from tlcli.data.content_ids import count_copies
 from tlcli.data.split_file import write_split
 from tlcli.data.store.tensor_store import TensorStore
+from tlcli.engine.cpu_memory import return_freed_memory
 from tlcli.engine.distributed import Workers, together, workers_of_torchrun
 from tlcli.engine.extraction import PLAIN
 from tlcli.engine.interrupts import StopRequested, StopSignals
@@ -76,6 +77,7 @@ def run(config: ExtractConfig, *, talk: Talk) -> dict[str, Any] | None:
             job = prepare_extraction(
                 config, model, images=images, workers=workers, folder=folder, talk=talk
             )
+            return_freed_memory()
             summary = _extract(job, share, workers=workers, in_array=shard is not None, talk=talk)
             summaries += [summary] if summary else []
     if len(summaries) < len(models):

@@ -32,6 +32,7 @@ from tlcli.recipes.finetune_job import (
 )
 from tlcli.recipes.image_data import (
     absolute_spec,
+    absolute_weights,
     load_images,
     require_parts,
     write_skipped,
@@ -115,11 +116,12 @@ def run(config: FinetuneConfig, *, talk: Talk) -> dict[str, Any]:
 def _with_absolute_paths(config: FinetuneConfig) -> FinetuneConfig:
     """Let the options mean the same from any folder, as `config.toml` has to."""
     head = config.freezing.init_head
-    if head is not None:
+    if head is not None and not config.output.resume:  # what a run began with may be gone since
         head = str(find_features(head).resolve())
     return replace(
         config,
         data=replace(config.data, data=absolute_spec(config.data.data)),
+        model=replace(config.model, weights=absolute_weights(config.model.weights)),
         freezing=replace(config.freezing, init_head=head),
     )
 

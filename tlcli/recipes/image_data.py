@@ -80,6 +80,13 @@ def absolute_spec(spec: str) -> str:
     return spec if spec.startswith(_SAMPLE_PREFIX) else str(Path(spec).expanduser().resolve())
 
 
+def absolute_weights(weights: str) -> str:
+    """Return `--weights` so that a file or folder is found from anywhere; tags stay as they are."""
+    path = Path(weights).expanduser()
+    is_path = path.exists() and (path.suffix or path.is_dir() or "/" in weights)
+    return str(path.resolve()) if is_path else weights
+
+
 def load_images(
     config: DataConfig,
     *,

@@ -167,5 +167,5 @@ def test_read_coco_json__unreadable_files(tmp_path: Path) -> None:
     (tmp_path / "x.json").write_bytes(b"\xff\xfe\x00\xd8")
     with pytest.raises(DataError, match="not valid JSON"):
         read_coco_json(tmp_path / "x.json", split="train")
-    with pytest.raises(DataError, match="Cannot read .*: No such file"):
+    with pytest.raises(DataError, match=r"Cannot read .*: No such file"):
         read_coco_json(tmp_path / "y.json", split="train")

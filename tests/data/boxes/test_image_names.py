@@ -28,7 +28,7 @@ def test_relative_name__leaves_the_folder(name: str) -> None:
         relative_name(name, source=SOURCE)
 
 
-@pytest.mark.parametrize("name", ["", ".", "a\0.jpg"])
+@pytest.mark.parametrize("name", ["", ".", "a\0.jpg", "\ud800.jpg"])
 def test_relative_name__names_no_file(name: str) -> None:
     with pytest.raises(DataError, match="which names no file"):
         relative_name(name, source=SOURCE)

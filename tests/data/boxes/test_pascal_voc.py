@@ -53,6 +53,7 @@ def test_load_boxes__voc_lists(
     table = load(tmp_path)
     assert table.images["path"].tolist() == ["JPEGImages/a.jpg", "JPEGImages/b c.jpg"]
     assert table.images["split"].tolist() == splits
+    assert "1 annotated images are in no list and not used: 'unlisted'." in table.notes
 
 
 def test_load_boxes__voc_val_may_have_no_objects_but_no_new_class(tmp_path: Path) -> None:
@@ -118,7 +119,7 @@ def test_load_boxes__voc_files_that_are_missing(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"train.txt lists no images"):
         load(tmp_path)
     write_voc_list(tmp_path, "train", ["a", "a"])
-    with pytest.raises(DataError, match=r"train.txt has 1 images whose id another image has too"):
+    with pytest.raises(DataError, match=r"train.txt has 1 images whose file another image has too"):
         load(tmp_path)
     write_voc_list(tmp_path, "train", ["a", "b"])
     (tmp_path / "JPEGImages/b.jpg").write_bytes(b"no image")

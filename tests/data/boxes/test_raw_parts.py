@@ -69,6 +69,7 @@ def test_join_parts__without_train_the_next_part_counts() -> None:
     [
         (((1, "cat"), (2, "cat")), "two categories with the name 'cat'"),
         (((1, "cat"), (1, "dog")), "two categories with the id '1'"),
+        (((1, "\ud800"),), "which is no text"),
         ((), "train.json has no categories"),
     ],
 )

@@ -51,7 +51,7 @@ def augment_boxes(
     size = (int(image.shape[-2]), int(image.shape[-1]))
     sample = {
         "image": tv_tensors.Image(image),
-        "boxes": tv_tensors.BoundingBoxes(boxes, format="XYXY", canvas_size=size),  # type: ignore[call-overload]
+        "boxes": tv_tensors.BoundingBoxes(boxes, format="XYXY", canvas_size=size),
         "labels": labels,
     }
     with torch.random.fork_rng(devices=[]):

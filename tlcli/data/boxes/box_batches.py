@@ -69,16 +69,21 @@ def box_samples(table: BoxTable, split: str) -> list[BoxSample]:
     labels = boxes["category"].to_numpy(np.int64) + 1
     rows_of = boxes.groupby("image").indices
     none = np.empty(0, dtype=np.int64)
+    own = [rows_of.get(row, none) for row in images["row"].tolist()]
     return [
         BoxSample(
-            path=table.root / row.path,
-            width=int(row.width),
-            height=int(row.height),
-            is_upright=bool(row.is_upright),
-            boxes=values[rows_of.get(row.row, none)],
-            labels=labels[rows_of.get(row.row, none)],
+            path=table.root / path,
+            width=width,
+            height=height,
+            is_upright=is_upright,
+            boxes=values[rows],
+            labels=labels[rows],
         )
-        for row in images.itertuples(index=False)
+        for path, width, height, is_upright, rows in zip(
+            *(images[name].tolist() for name in ("path", "width", "height", "is_upright")),
+            own,
+            strict=True,
+        )
     ]
 
 

@@ -58,13 +58,19 @@ def repair_boxes(
     keep = (clipped[:, 2:] >= MIN_SIDE).all(axis=1) & (kinds[bad] == _OUTSIDE)
     if on_bad_box == "drop":
         keep[:] = False
+    fates = [
+        f"clipped to {_numbers(new)}" if kept else "dropped"
+        for new, kept in zip(clipped, keep, strict=True)
+    ]
     repairs = tuple(
-        Repair(
-            images["path"].iloc[boxes["image"].iloc[row]],
-            f"box {_as_written(boxes.iloc[row])}: {kinds[row]}; "
-            + (f"clipped to {_numbers(new)}" if kept else "dropped"),
+        Repair(path, f"box {text}: {kind}; {fate}")
+        for path, text, kind, fate in zip(
+            images["path"].to_numpy()[boxes["image"].iloc[bad]],
+            _as_written(boxes.iloc[bad]),
+            kinds[bad],
+            fates,
+            strict=True,
         )
-        for row, new, kept in zip(bad, clipped, keep, strict=True)
     )
     mended = boxes.copy()
     mended.loc[bad[keep], XYWH] = clipped[keep]
@@ -110,8 +116,9 @@ def _numbers(values: npt.NDArray[np.float64]) -> str:
     return f"[{', '.join(f'{value:g}' for value in values)}]"
 
 
-def _as_written(box: pd.Series) -> str:
-    return box["written"] or _numbers(box[XYWH].to_numpy(dtype=np.float64))
+def _as_written(boxes: pd.DataFrame) -> list[str]:
+    values = boxes[XYWH].to_numpy(dtype=np.float64)
+    return [text or _numbers(row) for text, row in zip(boxes["written"], values, strict=True)]
 
 
 def _refusal(
@@ -120,13 +127,17 @@ def _refusal(
     kinds: npt.NDArray[np.object_],
     bad: npt.NDArray[np.intp],
 ) -> str:
-    told = []
-    for row in bad[:_MOST_NAMED]:
-        image = images.iloc[boxes["image"].iloc[row]]
-        told.append(
-            f"'{image['path']}' ({image['width']} x {image['height']}): box"
-            f" {_as_written(boxes.iloc[row])}, {kinds[row]}"
+    few = bad[:_MOST_NAMED]
+    first = boxes.iloc[few]
+    told = [
+        f"'{image.path}' ({image.width} x {image.height}): box {text}, {kind}"
+        for image, text, kind in zip(
+            images.iloc[first["image"]].itertuples(index=False),
+            _as_written(first),
+            kinds[few],
+            strict=True,
         )
+    ]
     more = f"; and {len(bad) - len(told)} more" if len(bad) > len(told) else ""
     return (
         f"{len(bad)} of {len(boxes)} boxes are bad: {'; '.join(told)}{more}."

@@ -62,7 +62,8 @@ def read_coco_folder(root: Path, files: dict[str, Path], *, on_bad_box: OnBadBox
         DataError: a json or its images are not as they should be.
     """
     parts = [_located(read_coco_json(path, split=split), root) for split, path in files.items()]
-    return assemble(parts, root=root, on_bad_box=on_bad_box)
+    table = assemble(parts, root=root, on_bad_box=on_bad_box)
+    return replace(table, notes=(*_unused_notes(files), *table.notes))
 
 
 def read_coco_file(path: Path, *, on_bad_box: OnBadBox) -> BoxTable:
@@ -107,6 +108,15 @@ def _only(files: list[tuple[str, Path]]) -> dict[str, Path]:
     return {"unsplit": files[0][1]} if len(files) == 1 else {}
 
 
+def _unused_notes(files: dict[str, Path]) -> list[str]:
+    folders = sorted({path.parent for path in files.values()})
+    beside = [path for folder in folders for path in sorted(folder.glob("*.json"))]
+    unused = [path.name for path in beside if path not in files.values()]
+    if not unused:
+        return []
+    return [f"{len(unused)} other json files are not used: {some_names(unused)}."]
+
+
 def _located(part: RawPart, root: Path) -> RawPart:
     own = Path(part.source).parent
     return _below(part, _image_folder(part, list(dict.fromkeys([own, root]))), root)
@@ -123,7 +133,7 @@ def _image_folder(part: RawPart, near: list[Path]) -> Path:
     names = part.images["path"].tolist()[:_PROBED]
     best, most = source.parent, 0
     for place in _places(source, near, split=part.split):
-        hits = sum((place / name).is_file() for name in names)
+        hits = sum(os.path.isfile(place / name) for name in names)  # noqa: PTH113  (odd names too)
         if hits > most:
             best, most = place, hits
         if hits == len(names):

@@ -31,7 +31,7 @@ def relative_name(name: str, *, source: Path) -> str:
             " images below one folder."
         )
     short = str(PurePosixPath(name))
-    if short == "." or "\0" in name:
+    if short == "." or any(letter == "\0" or "\ud800" <= letter <= "\udfff" for letter in name):
         raise DataError(f"{source} has an image with the name {name!r}, which names no file.")
     return short
 

@@ -7,7 +7,7 @@ section 9. Coordinates are taken as written: x is xmin, width is xmax - xmin.
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -90,7 +90,12 @@ def read_voc_folder(root: Path, *, on_bad_box: OnBadBox) -> BoxTable:
         )
         for split, chosen in lists.items()
     ]
-    return assemble(parts, root=root, on_bad_box=on_bad_box)
+    table = assemble(parts, root=root, on_bad_box=on_bad_box)
+    unlisted = sorted(set(stems) - set(used))
+    if not unlisted:
+        return table
+    note = f"{len(unlisted)} annotated images are in no list and not used: {some_names(unlisted)}."
+    return replace(table, notes=(note, *table.notes))
 
 
 def read_voc_xml(path: Path) -> VocImage:

@@ -96,6 +96,9 @@ def join_parts(parts: Sequence[RawPart]) -> JoinedParts:
 
 
 def _check_categories(part: RawPart) -> None:
+    for category in part.categories:
+        if any("\ud800" <= letter <= "\udfff" for letter in category.name):
+            raise DataError(f"{part.source} has the category {category.name!r}, which is no text.")
     for what, values in (
         ("name", [category.name for category in part.categories]),
         ("id", [category.id for category in part.categories]),
@@ -109,7 +112,7 @@ def _check_categories(part: RawPart) -> None:
 
 
 def _check_images(part: RawPart) -> None:
-    for column, what in (("image_id", "id"), ("path", "file")):
+    for column, what in (("path", "file"), ("image_id", "id")):
         twice = part.images[column][part.images[column].duplicated()]
         if len(twice):
             raise DataError(

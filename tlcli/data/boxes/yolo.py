@@ -1,6 +1,7 @@
 """YOLO: one text file of boxes per image, in fractions of the image's upright size."""
 
 import math
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
@@ -182,5 +183,6 @@ def _read_list(path: Path, root: Path) -> list[str]:
         name = relative_name(line, source=path)
         # A list speaks from its own folder, or from the root of the data set
         beside = (path.parent.relative_to(root) / name).as_posix()
-        names.append(beside if (root / beside).is_file() else name)
+        is_there = os.path.isfile(root / beside)  # noqa: PTH113  (False for impossible names)
+        names.append(beside if is_there else name)
     return names
