@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from tlcli.data.cache_folder import cache_folder
+from tlcli.data.boxes.digit_scenes import is_scene_folder
 from tlcli.data.digits import is_sample_folder
 from tlcli.data.store.feature_export import export_npy, export_parquet
 from tlcli.data.store.tensor_store import TensorStore
@@ -43,7 +44,11 @@ class CacheEntry:
 def list_cache() -> list[CacheEntry]:
     """Return everything that `tlcli` keeps in its cache folder, last used first."""
     stores = [path for path in _folders(cached_features_root()) if holds_features(path)]
-    samples = [path for path in _folders(cache_folder()) if is_sample_folder(path.name)]
+    samples = [
+        path
+        for path in _folders(cache_folder())
+        if is_sample_folder(path.name) or is_scene_folder(path.name)
+    ]
     entries = [*map(_features_entry, stores), *map(_sample_entry, samples)]
     return sorted(entries, key=lambda entry: -entry.used)
 

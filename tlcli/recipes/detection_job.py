@@ -186,6 +186,8 @@ def _create(model: DetectorConfig, *, classes: tuple[str, ...], weights: str) ->
         class_names=classes,
         image_size=model.image_size,
         sampled_boxes=model.sampled_boxes,
+        mean=model.means,
+        std=model.stds,
         offline=model.offline,
     )
 

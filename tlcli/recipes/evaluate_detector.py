@@ -66,20 +66,25 @@ def evaluate_detector_run(
 
 def evaluate_detector(config: EvaluateConfig, *, talk: Talk) -> Evaluation:
     """Evaluate one of torchvision's detectors with the classes it was trained on."""
-    assert config.model is not None
     path = output_path(config)
     check_free(path, overwrite=config.overwrite)
-    weights = config.weights or "default"
-    if weights == "none":
+    model = config.pretrained
+    if model.weights == "none":
         raise ConfigError("--weights none: a random head knows no classes to evaluate.")
-    detector = create_detector(config.model, weights=weights, offline=config.offline)
+    detector = create_detector(
+        model.model,
+        weights=model.weights,
+        mean=model.means,
+        std=model.stds,
+        offline=model.offline,
+    )
     talk.note(f"Model: {detector.name}, weights {detector.weights.path}.")
     for remark in detector.weights.remarks:
         talk.note(f"Weights: {remark}")
     if not detector.class_names:
         raise ModelError(
-            f"What the outputs of {detector.name} with weights '{weights}' mean is not known, so "
-            "categories cannot be matched by name. Fine-tune it and evaluate the run."
+            f"What the outputs of {detector.name} with weights '{model.weights}' mean is not "
+            "known, so categories cannot be matched by name. Fine-tune it and evaluate the run."
         )
     data = config.data or BoxDataConfig.data
     boxes, split = _given_data(data, config, talk=talk)

@@ -23,7 +23,8 @@ MAX_DIGITS = 6
 SCALES = (2, 3, 4, 5)
 _FOLDER_NAME = "sample-digit-scenes-v1"
 _EMPTY_EVERY = 20
-_DARKEST, _BRIGHTEST = 0, 60
+_BRIGHTEST = 60
+"""Of the background."""
 _PLACING_TRIALS = 100
 
 
@@ -85,8 +86,7 @@ def compose_scene(
         number: Place in its split; decides which scenes are empty.
         generator: Where all chance comes from.
     """
-    brightness = _draw(generator, _BRIGHTEST - _DARKEST + 1) + _DARKEST
-    pixels = np.full((SIDE, SIDE), brightness, dtype=np.uint8)
+    pixels = _background(generator)
     is_empty = number % _EMPTY_EVERY == _EMPTY_EVERY - 1
     placed: list[PlacedDigit] = []
     for _ in range(0 if is_empty else 1 + _draw(generator, MAX_DIGITS)):
@@ -101,6 +101,14 @@ def compose_scene(
             np.maximum(window, stamp, out=window)
             placed.append(PlacedDigit(digit, x, y, width, height))
     return Scene(pixels, tuple(placed))
+
+
+def _background(generator: random.Random) -> npt.NDArray[np.uint8]:
+    """Return a dark slope, another one for each scene, so that empty ones are no copies."""
+    start, down, right = (_draw(generator, _BRIGHTEST // 3 + 1) for _ in range(3))
+    steps = np.arange(SIDE)
+    slope = start + steps[:, None] * down // SIDE + steps * right // SIDE
+    return slope.astype(np.uint8)
 
 
 def _draw(generator: random.Random, number: int) -> int:

@@ -62,6 +62,8 @@ def create_detector(
     fpn_channels: int | None = None,
     sampled_boxes: int | None = None,
     anchor_size: float | None = None,
+    mean: tuple[float, ...] | None = None,
+    std: tuple[float, ...] | None = None,
     offline: bool = False,
 ) -> Detector:
     """Build a detector and load its weights.
@@ -83,6 +85,8 @@ def create_detector(
             on light bodies, else 512. Proposals are four times as many, twice in evaluation.
         anchor_size: Of the anchors on the finest map, in pixels of the resized picture; they grow
             with the stride. None means 32.
+        mean: Of each channel for values in 0..1, instead of what is known of the weights.
+        std: The same for the standard deviation.
         offline: Never open a socket.
 
     Raises:
@@ -103,6 +107,8 @@ def create_detector(
         fpn_channels=fpn_channels,
         sampled_boxes=sampled_boxes,
         anchor_size=anchor_size,
+        mean=mean,
+        std=std,
     )
     if backbone is None:
         return _named_detector(name, weights, options, class_names=class_names, offline=offline)
@@ -122,6 +128,7 @@ def _named_detector(
     build = named.plan_named(bare, tag=trained.tag if trained else None, options=options)
     if trained and trained.build:
         build = options.of_trained(trained.build)
+    build = options.normalized(build)
     if trained is None:
         return _untrained(build, class_names=class_names)
     return _trained(build, trained, class_names=class_names)
@@ -172,10 +179,10 @@ def _on_backbone(
         trained = from_file(path, model=name)
     if trained and trained.build:
         options.check(name)
-        build = options.of_trained(trained.build)
+        build = options.normalized(options.of_trained(trained.build))
         return _trained(build, trained, class_names=class_names)
     body = create_backbone(backbone, weights=NO_WEIGHTS if trained else weights, offline=offline)
-    build = plan_build(name, body, options=options)
+    build = options.normalized(plan_build(name, body, options=options))
     if trained:
         return _trained(build, trained, class_names=class_names, backbone=body)
     return _untrained(build, class_names=class_names, backbone=body)

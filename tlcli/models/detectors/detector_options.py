@@ -18,6 +18,8 @@ class DetectorOptions:
     fpn_channels: int | None = None
     sampled_boxes: int | None = None
     anchor_size: float | None = None
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
 
     def check(self, architecture: str) -> None:
         """Check the values for `fasterrcnn`, `retinanet`, `fcos` or another architecture.
@@ -40,6 +42,10 @@ class DetectorOptions:
             )
         if self.anchor_size is not None and architecture == "fcos":
             raise ConfigError("--anchor-size has no effect on fcos, which has no anchors.")
+
+    def normalized(self, build: DetectorBuild) -> DetectorBuild:
+        """Return the same detector for pixels of the given mean and deviation."""
+        return replace(build, mean=self.mean or build.mean, std=self.std or build.std)
 
     def of_trained(self, build: DetectorBuild) -> DetectorBuild:
         """Return how to build a trained detector anew: pictures and samples may be others.
