@@ -125,14 +125,14 @@ def test_losses__are_those_of_the_network(network: nn.Module) -> None:
     assert losses.keys() == expected.keys()
     assert len(losses) == 4
     assert all(torch.equal(losses[name], expected[name]) for name in expected)
-    assert all(float(value) > 0 for value in expected.values())
+    assert all(value.item() > 0 for value in expected.values())
 
 
 def test_losses__of_mixed_precision_are_near(network: nn.Module) -> None:
     def losses(amp_dtype: torch.dtype | None) -> dict[str, float]:
         torch.manual_seed(1)
         task = DetectionTask(copy.deepcopy(network).train(), runtime=runtime(amp_dtype))
-        return {name: float(value) for name, value in task.losses(batch()).items()}
+        return {name: value.item() for name, value in task.losses(batch()).items()}
 
     full, mixed = losses(None), losses(torch.bfloat16)
 

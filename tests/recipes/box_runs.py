@@ -46,6 +46,7 @@ def make_box_folder(
     *,
     counts: Mapping[str, int],
     ids: Mapping[str, int] = IDS,
+    names: Mapping[str, str] | None = None,
     empty: Sequence[str] = (),
     size: tuple[int, int] = SIZE,
     seed: int = 0,
@@ -55,7 +56,8 @@ def make_box_folder(
     Args:
         root: To write to.
         counts: Images of each split.
-        ids: Category id of each class.
+        ids: Category id of each class; no other classes are drawn.
+        names: What to call the classes in the files, where not as here.
         empty: Images without boxes, such as `val/0`.
         size: Width and height in pixels.
         seed: Of pictures and boxes; they depend on the class names, not on the ids.
@@ -67,7 +69,7 @@ def make_box_folder(
         for index in range(count):
             rng = np.random.default_rng((seed, number, index))
             some = 0 if f"{split}/{index}" in empty else 1 + index % 3
-            picture, boxes = scene(rng, boxes=some, size=size)
+            picture, boxes = scene(rng, boxes=some, size=size, classes=sorted(ids))
             Image.fromarray(picture).save(root / split / f"{index}.png")
             image_id = 10 + 3 * index
             images.append(
@@ -92,20 +94,23 @@ def make_box_folder(
         document = {
             "images": images,
             "annotations": annotations,
-            "categories": [{"id": number, "name": name} for name, number in ids.items()],
+            "categories": [
+                {"id": number, "name": (names or {}).get(name, name)}
+                for name, number in ids.items()
+            ],
         }
         (root / "annotations" / f"instances_{split}.json").write_text(json.dumps(document))
     return root
 
 
 def scene(
-    rng: np.random.Generator, *, boxes: int, size: tuple[int, int]
+    rng: np.random.Generator, *, boxes: int, size: tuple[int, int], classes: Sequence[str]
 ) -> tuple[NDArray[np.uint8], list[tuple[str, list[int]]]]:
     """Draw a picture (H, W, 3) and its boxes: class, and x, y, width, height."""
     picture = rng.integers(90, 130, (size[1], size[0], 3), dtype=np.uint8)
     found = []
     for _ in range(boxes):
-        name = str(rng.choice(list(COLOURS)))
+        name = str(rng.choice(classes))
         width, height = (int(rng.integers(side // 4, side // 2)) for side in size)
         x, y = int(rng.integers(size[0] - width)), int(rng.integers(size[1] - height))
         picture[y : y + height, x : x + width] = COLOURS[name]

@@ -30,6 +30,9 @@ def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
         "tlcli.results.evaluation_files.draw_confusion_matrix",
         "tlcli.recipes.finetune.draw_training_curves",
         "tlcli.recipes.probing.draw_penalty_path",
+        "tlcli.results.detection_files.draw_precision_recall",
+        "tlcli.recipes.detection_judging.draw_galleries",
+        "tlcli.recipes.detect_finetune.draw_training_curves",
     ):
         monkeypatch.setattr(function, lambda *_, **__: None)
 

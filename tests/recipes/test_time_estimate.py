@@ -96,14 +96,6 @@ def test_with_estimate__of_a_resumed_run_is_of_what_is_left(clock: Clock) -> Non
     assert talk.notes == [words("33 minutes")]  # 40 steps are left, seven are done
 
 
-def test_with_estimate__epochs_of_a_few_steps(clock: Clock) -> None:
-    """Where no epoch has steps enough to be timed nothing is said."""
-    talk, seen = run_epochs(clock, seconds=3600.0, steps_per_epoch=7, epochs=3)
-
-    assert (talk.notes, talk.warnings) == ([], [])
-    assert len(seen) == 21
-
-
 def test_with_estimate__says_it_once_even_of_fast_runs(clock: Clock) -> None:
     talk, _ = run_epochs(clock, seconds=100.0, steps_per_epoch=10, epochs=30)
 

@@ -6,8 +6,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from tlcli.data.cache_folder import cache_folder
 from tlcli.data.boxes.digit_scenes import is_scene_folder
+from tlcli.data.cache_folder import cache_folder
 from tlcli.data.digits import is_sample_folder
 from tlcli.data.store.feature_export import export_npy, export_parquet
 from tlcli.data.store.tensor_store import TensorStore
