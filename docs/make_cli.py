@@ -11,6 +11,7 @@ COMMANDS = (
     ["extract-features"],
     ["probe"],
     ["finetune"],
+    ["detect-finetune"],
     ["evaluate"],
     ["models"],
     ["models", "list"],
