@@ -1,4 +1,4 @@
-"""`tlcli detect-finetune` end to end: what a run leaves behind, and that it is what was asked for."""
+"""`tlcli detect-finetune` end to end: what a run leaves behind is what was asked for."""
 
 import contextlib
 import io
@@ -32,7 +32,7 @@ from tlcli.recipes import detect_finetune as recipe
 SCHEDULE = "0:head,1:layer4"
 COUNTS = {"train": 6, "val": 4, "test": 3}
 FAST: dict[str, Any] = {"model": "fcos", "epochs": 1}
-"""Finds nothing after so little training, but costs a quarter of a Faster R-CNN."""
+"""It costs a quarter of a Faster R-CNN."""
 TWELVE = (
     *("map", "map50", "map75", "map_small", "map_medium", "map_large"),
     *("mar_1", "mar_10", "mar_100", "mar_small", "mar_medium", "mar_large"),
@@ -50,7 +50,8 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def run(tmp_path_factory: pytest.TempPathFactory, data: Path, resnet_file: Path) -> Path:
     """Two epochs, one phase each, on a pretrained body with BatchNorm."""
     path = tmp_path_factory.mktemp("runs") / "scheduled"
-    detect(path, data=data, weights=resnet_file, schedule=SCHEDULE, sampled_boxes=16, lr=2e-3)
+    options = {"model": "fcos", "batch_size": 1, "lr": 2e-3}  # finds some of the boxes
+    detect(path, data=data, weights=resnet_file, schedule=SCHEDULE, **options)
     return path
 
 
@@ -104,7 +105,7 @@ def test_run__record_tells_what_was_done(run: Path, data: Path) -> None:
         "detect-finetune",
     )
     assert (record["model"]["name"], record["model"]["backbone"], record["model"]["weights"]) == (
-        "fasterrcnn",
+        "fcos",
         "timm/test_resnet",
         "file",
     )
@@ -175,7 +176,7 @@ def test_run__config_toml_holds_the_resolved_options(run: Path, data: Path) -> N
     options = tomllib.loads((run / "config.toml").read_text())
 
     assert options["data"] == str(data)
-    assert (options["schedule"], options["sampled_boxes"]) == (SCHEDULE, 16)
+    assert options["schedule"] == SCHEDULE
     assert (options["lr"], options["backbone_lr"]) == (2e-3, pytest.approx(4e-4))
     assert (options["backbone"], options["image_size"]) == ("timm/test_resnet", 64)
     assert not {"output", "overwrite", "resume", "unfreeze"} & options.keys()
@@ -240,7 +241,7 @@ def test_evaluate__of_a_run_gives_its_results_again(run: Path, tmp_path: Path) -
     expected = record_of(run)["results"]["val"]
     assert {key: found[key] for key in expected} == expected
     assert {name: (folder / name).read_bytes() for name in names} == before
-    assert talk.warnings == ["val chose this model among others: as an estimate it is flattering."]
+    assert talk.warnings[-1].startswith("val chose this model among others: as an estimate")
 
 
 def test_run__frozen_tensors_keep_every_bit(run: Path, resnet_file: Path) -> None:
@@ -268,7 +269,7 @@ def test_run__frozen_tensors_keep_every_bit(run: Path, resnet_file: Path) -> Non
 
 @pytest.mark.parametrize(
     "options",
-    [{"unfreeze": "last:1"}, {"unfreeze": "layer4", "ema": 0.5}, {"unfreeze": "head"}],
+    [{"unfreeze": "last:1"}, {"unfreeze": "layer4", "ema": 0.5}],
     ids=str,
 )
 def test_run__statistics_of_a_pretrained_body_stand_still_in_trained_stages(
@@ -284,10 +285,7 @@ def test_run__statistics_of_a_pretrained_body_stand_still_in_trained_stages(
         if not name.startswith("fc.") and not torch.equal(tensor, end[f"backbone.body.{name}"])
     }
     assert summary["frozen"]["changed"] == 0
-    if options["unfreeze"] == "head":
-        assert moved == set()
-    else:
-        assert "layer4.0.conv1.weight" in moved
+    assert "layer4.0.conv1.weight" in moved
     assert all(name.startswith("layer4.") for name in moved)
     assert not any("running" in name or "num_batches" in name for name in moved)
 
@@ -324,14 +322,6 @@ def test_run__another_seed_gives_other_numbers(
     assert not torch.equal(start[name], end[name])
 
 
-def test_run__without_any_detection_has_zeros_and_all_files(random_run: Path) -> None:
-    found = json.loads((random_run / "evaluation" / "val" / "predictions.json").read_text())
-    metrics = record_of(random_run)["results"]["val"]["metrics"]
-
-    assert found == []
-    assert {value for value in metrics.values() if value is not None} == {0.0}
-
-
 def test_run__ema_accumulation_and_clipping_together(tmp_path: Path, data: Path) -> None:
     summary, _ = detect(
         tmp_path / "run",
@@ -341,6 +331,7 @@ def test_run__ema_accumulation_and_clipping_together(tmp_path: Path, data: Path)
         ema=0.5,
         grad_accum_steps=2,
         clip_grad=0.5,
+        monitor="mar_100",
         opt="sgd",
         layer_decay=0.7,
         backbone="timm/test_efficientnet",
@@ -349,6 +340,7 @@ def test_run__ema_accumulation_and_clipping_together(tmp_path: Path, data: Path)
     end = weights_of(tmp_path / "run")
     counters = {int(v) for name, v in end.items() if name.endswith("num_batches_tracked")}
     assert summary["status"] == "finished"
+    assert summary["best"]["metric"] == "val/mar_100"
     assert counters <= {2, 4}  # two batches make one step; which epoch is best is chance
     assert all(bool(value.isfinite().all()) for value in end.values())
     evaluation, _ = evaluate(run=tmp_path / "run", split="val")
@@ -359,19 +351,18 @@ def test_run__ema_accumulation_and_clipping_together(tmp_path: Path, data: Path)
 
 
 def test_run__patience_stops_when_nothing_gets_better(tmp_path: Path, data: Path) -> None:
-    options = {**FAST, "epochs": 5, "lr": 1e-30, "unfreeze": "head"}
+    options = {"model": "retinanet", "epochs": 5, "lr": 1e-30, "unfreeze": "head"}
 
     _, talk = detect(tmp_path / "run", data=data, patience=1, **options)
 
     assert [row["epoch"] for row in metrics_of(tmp_path / "run")] == ["1", "2"]
     assert "No better epoch for 1: stopping early (--patience)." in talk.notes
     assert record_of(tmp_path / "run")["best"]["epoch"] == 1
-
-
-def test_run__monitor_is_what_picks_the_best(tmp_path: Path, data: Path) -> None:
-    summary, _ = detect(tmp_path / "run", data=data, monitor="mar_100", **FAST)
-
-    assert summary["best"]["metric"] == "val/mar_100"
+    # an untrained RetinaNet finds nothing: zeros, and files all the same
+    folder = tmp_path / "run" / "evaluation" / "val"
+    assert json.loads((folder / "predictions.json").read_text()) == []
+    metrics = json.loads((folder / "metrics.json").read_text())["metrics"]
+    assert {value for value in metrics.values() if value is not None} == {0.0}
 
 
 def test_run__finished_run_has_nothing_to_go_on_with(run: Path) -> None:
@@ -392,78 +383,68 @@ def test_run__finished_run_has_nothing_to_go_on_with(run: Path) -> None:
     assert {name: (run / name).read_bytes() for name in files_in(run)} == before
 
 
-def test_run__split_is_made_from_the_train_part_and_kept(tmp_path: Path) -> None:
+def test_run__split_is_made_and_kept_and_the_limit_is_of_every_part(tmp_path: Path) -> None:
     data = make_box_folder(tmp_path / "scenes", counts={"train": 8})
 
-    summary, _ = detect(tmp_path / "run", data=data, val_split=0.25, test_split=0.25, **FAST)
+    options = {"val_split": 0.25, "test_split": 0.25, "limit": 2, **FAST}
+
+    summary, _ = detect(tmp_path / "run", data=data, **options)
 
     rows = rows_of(tmp_path / "run" / "splits.csv")
     parts = [row["split"] for row in rows]
     assert {part: parts.count(part) for part in set(parts)} == {"train": 4, "val": 2, "test": 2}
+    counts = record_of(tmp_path / "run")["data"]["counts"]
+    assert {split: part["images"] for split, part in counts.items()} == dict.fromkeys(COUNTS, 2)
     assert set(summary["results"]) == {"val", "test"}
     assert summary["results"]["test"]["num_images"] == 2
 
 
-def test_run__limit_is_of_every_split(tmp_path: Path, data: Path) -> None:
-    detect(tmp_path / "run", data=data, limit=2, **FAST)
-
-    counts = record_of(tmp_path / "run")["data"]["counts"]
-    assert {split: part["images"] for split, part in counts.items()} == dict.fromkeys(COUNTS, 2)
-    assert len(rows_of(tmp_path / "run" / "splits.csv")) == sum(COUNTS.values())
+STILL: dict[str, Any] = {**FAST, "unfreeze": "head", "lr": 1e-30, "weight_decay": 0.0}
+"""Training that moves nothing."""
 
 
-def test_run__weights_of_a_run_for_other_classes(tmp_path: Path, run: Path) -> None:
-    data = make_box_folder(
-        tmp_path / "others",
-        counts={"train": 3, "val": 2},
-        names={"ant": "wasp", "bee": "moth", "cat": "fly"},
-        ids={"ant": 1, "bee": 2, "cat": 3},
-    )
-    two = make_box_folder(
-        tmp_path / "two", counts={"train": 3, "val": 2}, ids={"ant": 1, "bee": 2}, seed=4
-    )
-    start = weights_of(run)
-    kept = "backbone."
-    for name, source in (("three", data), ("two", two)):
-        _, talk = detect(
-            tmp_path / f"run_{name}",
-            data=source,
-            weights=run,
-            unfreeze="head",
-            epochs=1,
-            lr=1e-30,
-            weight_decay=0.0,
-            image_size=None,
-        )
+@pytest.mark.parametrize(
+    ("ids", "names"),
+    [
+        ({"ant": 1, "bee": 2}, {}),
+        (IDS, {"bee": "wasp", "ant": "moth", "cat": "fly"}),
+        ({"ant": 3, "bee": 7, "cat": 40}, {}),
+    ],
+    ids=["fewer", "other_names", "another_order"],
+)
+def test_run__weights_of_a_run_for_other_classes(
+    tmp_path: Path, random_run: Path, ids: dict[str, int], names: dict[str, str]
+) -> None:
+    counts = {"train": 2, "val": 1}
+    data = make_box_folder(tmp_path / "others", counts=counts, ids=ids, names=names)
 
-        end = weights_of(tmp_path / f"run_{name}")
-        backbone = [key for key in start if key.startswith(kept)]
-        assert any("fpn" in key for key in backbone)
-        assert all(torch.equal(start[key], end[key]) for key in backbone)
-        score = "roi_heads.box_predictor.cls_score.weight"
-        assert end[score].shape[0] == (4 if name == "three" else 3)
-        assert name == "two" or not torch.equal(start[score], end[score])
-        said = "\n".join(talk.notes)
-        assert "class head of 3 classes replaced by a new one" in said
-        assert score in said
-        assert re.search(r"replaced \(class head, new\): 4", said)
-        record = record_of(tmp_path / f"run_{name}")
-        assert record["model"]["stages"][-2:] == ["fpn", "head"]
-        assert record["frozen"]["changed"] == 0
+    _, talk = detect(tmp_path / "run", data=data, weights=random_run, **STILL)
+
+    start, end = weights_of(random_run), weights_of(tmp_path / "run")
+    head = {f"head.classification_head.cls_logits.{kind}" for kind in ("weight", "bias")}
+    assert start.keys() == end.keys()
+    assert any("backbone.fpn" in name for name in start)
+    assert {name for name in start if not same_tensor(start[name], end[name])} <= head
+    weight = "head.classification_head.cls_logits.weight"
+    assert end[weight].shape[0] == len(ids) + 1
+    assert not same_tensor(start[weight], end[weight])
+    said = "\n".join(talk.notes)
+    assert f"class head of 3 classes replaced by a new one for {len(ids)}; all else is" in said
+    assert "replaced (class head, new): 2" in said
+    assert all(f"\n  {name}" in said for name in head)
+    record = record_of(tmp_path / "run")
+    assert record["model"]["stages"][-2:] == ["fpn", "head"]
+    assert record["frozen"]["changed"] == 0
+
+
+def same_tensor(one: torch.Tensor, other: torch.Tensor) -> bool:
+    return one.shape == other.shape and torch.equal(one, other)
 
 
 def test_run__weights_of_a_run_for_the_same_classes_keep_the_head(
     tmp_path: Path, run: Path, data: Path
 ) -> None:
-    detect(
-        tmp_path / "again",
-        data=data,
-        weights=run,
-        unfreeze="head",
-        epochs=1,
-        lr=1e-30,
-        weight_decay=0.0,
-    )
+    detect(tmp_path / "again", data=data, weights=run, **STILL)
 
     start, end = weights_of(run), weights_of(tmp_path / "again")
     assert start.keys() == end.keys()
@@ -525,7 +506,11 @@ def test_run__loss_that_is_not_finite_names_the_files(tmp_path: Path, data: Path
     ("options", "error", "words"),
     [
         ({"data": "nowhere"}, DataError, "There is no data at '.*nowhere'"),
-        ({"model": "fasterrcn"}, ModelError, "No detector is called 'fasterrcn'.*'fasterrcnn'"),
+        (
+            {"model": "fasterrcn", "backbone": None},
+            ModelError,
+            "No detector is called 'fasterrcn'.*'fasterrcnn'",
+        ),
         ({"backbone": "timm/no_such"}, ModelError, "no_such"),
         ({"unfreeze": "layer9"}, ConfigError, "'layer9' matches no stage .* Did you mean 'layer"),
         ({"schedule": "0:head,5:layer4"}, ConfigError, r"must be below --epochs \(1\)"),
@@ -564,7 +549,7 @@ def test_run__without_output_gets_a_new_folder_each_time(
     name = "detect-fcos-test_resnet-scenes"
 
     made = [
-        recipe.run(detect_config(None, data=data, limit=1, **FAST), talk=CollectedTalk())["run"]
+        recipe.run(detect_config(None, data=data, limit=2, **FAST), talk=CollectedTalk())["run"]
         for _ in range(2)
     ]
 
