@@ -3,7 +3,7 @@ import pytest
 
 from tests.engine.box_sets import draw_box_set, without_detections
 from tlcli.engine.box_matches import match_boxes
-from tlcli.engine.box_quality import image_quality
+from tlcli.engine.box_quality import best_score, image_quality
 from tlcli.results.coco_documents import BoxPredictions
 
 
@@ -77,3 +77,21 @@ def test_image_quality__low_scores_change_no_match_of_the_others() -> None:
 def test_image_quality__nothing_detected() -> None:
     quality = image_quality(match_boxes(DOCUMENT, without_detections()))
     assert quality.f1().tolist() == [0.0, 0.0, 1.0, 1.0]
+
+
+def test_best_score__highest_f1_by_trying_all() -> None:
+    for seed in range(5):
+        document, found = draw_box_set(
+            seed=seed, num_images=6, num_classes=3, num_truths=20, num_detections=40
+        )
+        matches = match_boxes(document, found)
+        tried = {}
+        for score in np.unique(found.scores):
+            quality = image_quality(matches, min_score=score)
+            right, wrong = quality.right.sum(), quality.wrong.sum()
+            tried[score] = 2 * right / (quality.truths.sum() + right + wrong)
+        assert tried[best_score(matches)] == max(tried.values())
+
+
+def test_best_score__nothing_detected() -> None:
+    assert best_score(match_boxes(DOCUMENT, without_detections())) == 0.5

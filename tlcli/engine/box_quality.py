@@ -55,3 +55,21 @@ def image_quality(matches: BoxMatches, *, min_score: float = 0.5) -> ImageQualit
         right=per_image(matches.images[kept[is_true]]),
         wrong=per_image(matches.images[kept[counted & ~is_true]]),
     )
+
+
+def best_score(matches: BoxMatches) -> float:
+    """Return the score from which on detections have the highest F1 at an overlap of 0.5.
+
+    Scores mean other things in every architecture, so no fixed one tells what a detector says is
+    there. 0.5 where nothing was detected.
+    """
+    if not len(matches.scores):
+        return 0.5
+    falling = np.argsort(-matches.scores, kind="stable")
+    counted = matches.counted(falling, area=_ALL)[:, _IOU_HALF]
+    is_true = matches.is_true[falling, _ALL, _IOU_HALF]
+    truths = matches.truth_counts[:, _ALL].sum()
+    f1 = 2 * is_true.cumsum() / (truths + counted.cumsum())
+    scores = matches.scores[falling]
+    is_last = np.append(scores[1:] < scores[:-1], True)  # equal scores go together
+    return float(scores[np.where(is_last, f1, -1.0).argmax()])

@@ -8,13 +8,11 @@ import numpy as np
 from tlcli.data.boxes.box_table import XYWH, BoxTable
 from tlcli.data.images import read_image
 from tlcli.engine.box_metrics import BoxEvaluation
-from tlcli.engine.box_quality import image_quality
+from tlcli.engine.box_quality import best_score, image_quality
 from tlcli.results.coco_documents import BoxPredictions
 from tlcli.results.gallery import GalleryBox, GalleryPicture, draw_gallery, select_gallery
 
 _PICTURES = 8
-MIN_SCORE = 0.5
-"""Detections of lower score are not drawn."""
 
 
 def draw_galleries(
@@ -34,8 +32,10 @@ def draw_galleries(
         table: The data.
         split: Which part of it.
     """
-    quality = image_quality(evaluation.matches, min_score=MIN_SCORE)
+    min_score = best_score(evaluation.matches)
+    quality = image_quality(evaluation.matches, min_score=min_score)
     f1 = quality.f1()
+    drawn = predictions.scored(min_score)
     best, worst = select_gallery(
         f1, num_boxes=quality.truths + quality.right + quality.wrong, count=_PICTURES
     )
@@ -43,7 +43,7 @@ def draw_galleries(
         pictures = [
             _picture(
                 table,
-                predictions,
+                drawn,
                 split=split,
                 image_id=int(evaluation.image_ids[position]),
                 f1=float(f1[position]),
@@ -54,7 +54,7 @@ def draw_galleries(
             folder / f"gallery_{name}.png",
             pictures=pictures,
             title=f"{split}: the {len(pictures)} {name} of {len(f1)} images "
-            f"(F1 at IoU 0.5 of boxes scored {MIN_SCORE} and more)",
+            f"(F1 at IoU 0.5 of boxes scored {min_score:.2f} and more, the best choice)",
         )
 
 
@@ -90,7 +90,6 @@ def _truths(table: BoxTable, *, row: int) -> list[GalleryBox]:
 
 def _detections(table: BoxTable, predictions: BoxPredictions, *, image_id: int) -> list[GalleryBox]:
     index_of = {category.id: index for index, category in enumerate(table.categories)}
-    is_shown = (predictions.image_ids == image_id) & (predictions.scores >= MIN_SCORE)
     return [
         GalleryBox(
             box=_four(predictions.boxes[position]),
@@ -98,7 +97,7 @@ def _detections(table: BoxTable, predictions: BoxPredictions, *, image_id: int) 
             name=table.classes[index_of[int(predictions.category_ids[position])]],
             score=float(predictions.scores[position]),
         )
-        for position in np.flatnonzero(is_shown)
+        for position in np.flatnonzero(predictions.image_ids == image_id)
     ]
 
 

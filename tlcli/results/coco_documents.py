@@ -33,6 +33,16 @@ class BoxPredictions:
     def __len__(self) -> int:
         return len(self.scores)
 
+    def scored(self, min_score: float) -> "BoxPredictions":
+        """Return those of at least a score."""
+        kept = self.scores >= min_score
+        return BoxPredictions(
+            image_ids=self.image_ids[kept],
+            category_ids=self.category_ids[kept],
+            boxes=self.boxes[kept],
+            scores=self.scores[kept],
+        )
+
     def to_coco(self) -> list[dict[str, Any]]:
         """Return the entries of a COCO results file: plain numbers, nothing rounded."""
         columns = (self.image_ids, self.category_ids, self.boxes, self.scores)

@@ -1,0 +1,135 @@
+"""An interrupted and resumed training of a detector equals one that was left alone."""
+
+import shutil
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from recipes.box_runs import detect, make_box_folder
+from recipes.runs import metrics_of, record_of, results_of, signal_at
+from tlcli.errors import ConfigError, DataError, InterruptedRunError
+from tlcli.recipes import detect_finetune as recipe
+
+SAMPLING: dict[str, Any] = {
+    "model": "fasterrcnn",  # draws the boxes that it learns from in every step
+    "sampled_boxes": 8,
+    "augment": "medium",
+    "ema": 0.5,
+    "grad_accum_steps": 2,
+    "batch_size": 1,
+    "epochs": 2,
+}
+SCHEDULED: dict[str, Any] = {
+    "model": "fcos",
+    "backbone": "timm/test_efficientnet",
+    "schedule": "0:head,1:all",
+    "opt": "sgd",
+    "batch_size": 2,
+    "epochs": 2,
+}
+PLAIN: dict[str, Any] = {"model": "fcos", "unfreeze": "head", "batch_size": 2, "epochs": 1}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("boxes")
+    return make_box_folder(root / "scenes", counts={"train": 5, "val": 2}, empty=("train/1",))
+
+
+def interrupt(run: Path, *, at: tuple[int, int], **options: Any) -> InterruptedRunError:
+    """Train with a real signal during a step (epoch, step), both counted from 0."""
+    with pytest.MonkeyPatch.context() as patch:
+        signal_at(patch, epoch=at[0], step=at[1], number=signal.SIGTERM)
+        with pytest.raises(InterruptedRunError) as caught:
+            detect(run, **options)
+    return caught.value
+
+
+@pytest.mark.parametrize(
+    ("at", "options"),
+    [((1, 1), SAMPLING), ((1, 0), SCHEDULED)],
+    ids=["mid_epoch", "new_phase"],
+)
+def test_resume__equals_an_uninterrupted_run(
+    tmp_path: Path, data: Path, at: tuple[int, int], options: dict[str, Any]
+) -> None:
+    detect(tmp_path / "whole", data=data, **options)
+    error = interrupt(tmp_path / "parts", at=at, data=data, **options)
+    assert record_of(tmp_path / "parts")["status"] == "interrupted"
+    assert error.exit_code == 143
+    torch.manual_seed(99)  # nothing may depend on what was drawn before
+
+    _, talk = detect(tmp_path / "parts", data=data, resume=True, **options)
+
+    steps = f"{at[0]} epochs and {at[1] + 1} steps"
+    assert str(error) == (
+        f"Stopped after {steps}; saved. Go on with: "
+        f"tlcli detect-finetune --output {tmp_path / 'parts'} --resume"
+    )
+    assert f"Going on after {steps} of the next." in talk.notes
+    assert results_of(tmp_path / "parts") == results_of(tmp_path / "whole")
+    assert record_of(tmp_path / "parts")["status"] == "finished"
+
+
+def test_resume__needs_no_weights_file_and_keeps_the_statistics_still(
+    tmp_path: Path, data: Path, resnet_file: Path
+) -> None:
+    weights = Path(shutil.copy(resnet_file, tmp_path / "start.safetensors"))
+    options = {**PLAIN, "data": data, "weights": weights, "unfreeze": "all"}
+    detect(tmp_path / "whole", **options)
+    interrupt(tmp_path / "parts", at=(0, 1), **options)
+    weights.unlink()
+
+    detect(tmp_path / "parts", resume=True, **options)
+
+    assert results_of(tmp_path / "parts") == results_of(tmp_path / "whole")
+
+
+def test_resume__only_the_final_judgement_is_missing(tmp_path: Path, data: Path) -> None:
+    def die(*_: Any, **__: Any) -> Any:
+        raise KeyboardInterrupt
+
+    detect(tmp_path / "whole", data=data, **PLAIN)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(recipe, "judge_boxes", die)
+        with pytest.raises(KeyboardInterrupt):
+            detect(tmp_path / "parts", data=data, **PLAIN)
+    assert record_of(tmp_path / "parts")["status"] == "interrupted"
+
+    detect(tmp_path / "parts", data=data, resume=True, **PLAIN)
+
+    assert results_of(tmp_path / "parts") == results_of(tmp_path / "whole")
+
+
+def test_resume__what_is_gone_or_changed_is_told(tmp_path: Path, data: Path) -> None:
+    own = tmp_path / "data"
+    shutil.copytree(data, own)
+    run = tmp_path / "run"
+    interrupt(run, at=(0, 1), data=own, **PLAIN)
+    assert not (run / "metrics.csv").exists()
+
+    text = own / "annotations" / "instances_train.json"
+    before = text.read_text()
+    text.write_text(before.replace('"bbox": [', '"bbox": [1', 1))
+    with pytest.raises(DataError, match="changed since"):
+        detect(run, data=own, resume=True, **PLAIN)
+    text.write_text(before)
+    own.rename(tmp_path / "elsewhere")
+    with pytest.raises(DataError, match=f"There is no data at '{own}'"):
+        detect(run, data=own, resume=True, **PLAIN)
+    (run / "checkpoints" / "last.pt").unlink()
+    with pytest.raises(ConfigError, match=r"run has no checkpoint.*Start it anew with --overwrite"):
+        detect(run, data=own, resume=True, **PLAIN)
+
+
+def test_resume__where_nothing_is_yet_starts(tmp_path: Path, data: Path) -> None:
+    run = tmp_path / "run"
+
+    summary, talk = detect(run, data=data, resume=True, **PLAIN)
+
+    assert f"{run} does not exist yet: nothing to resume, starting it." in talk.notes
+    assert summary["status"] == "finished"
+    assert len(metrics_of(run)) == 1
