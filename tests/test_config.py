@@ -6,7 +6,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tlcli.config import (
+    BoxDataConfig,
+    BoxTrainConfig,
     DataConfig,
+    DetectFinetuneConfig,
+    DetectorConfig,
     EvaluateConfig,
     ExtractConfig,
     FeaturesConfig,
@@ -18,6 +22,7 @@ from tlcli.config import (
     ProbeHeadConfig,
     RuntimeConfig,
     TrainConfig,
+    UnfreezeConfig,
     options_of,
 )
 from tlcli.errors import ConfigError
@@ -50,6 +55,12 @@ from tlcli.errors import ConfigError
         (ProbeHeadConfig, "repeats", [0, -1], [1]),
         (ExtractConfig, "seed", [-1], [0]),
         (ProbeConfig, "seed", [-1], [0]),
+        (BoxTrainConfig, "epochs", [0, -1], [1]),
+        (BoxTrainConfig, "batch_size", [0], [1]),
+        (BoxTrainConfig, "clip_grad", [-1.0], [0.0]),
+        (DetectorConfig, "image_size", [31, 0, -1], [32, None]),
+        (DetectorConfig, "sampled_boxes", [0, -1], [1, None]),
+        (BoxDataConfig, "val_split", [-0.1, 0.91], [0.0, 0.9]),
     ],
     ids=lambda value: value if isinstance(value, str) else None,
 )
@@ -58,6 +69,7 @@ def test_ranges__are_checked_in_the_users_words(
 ) -> None:
     needed: dict[type[Any], dict[str, Any]] = {
         TrainConfig: {"warmup_epochs": 0.0},
+        BoxTrainConfig: {"warmup_epochs": 0.0},
         EvaluateConfig: {"model": "m"},
         ProbeHeadConfig: {"shots": "1"},
         ProbeConfig: {"store": "s"},
@@ -106,6 +118,57 @@ def test_learning_rates__where_none_is_given(
     config = TrainConfig(**options)
 
     assert (config.head_lr, config.last_stage_lr) == (head, pytest.approx(last))
+
+
+@pytest.mark.parametrize(
+    ("options", "head", "last"),
+    [
+        ({}, 5e-4, 1e-4),
+        ({"opt": "sgd"}, 5e-3, 1e-3),
+        ({"lr": 0.5}, 0.5, 0.1),
+        ({"lr": 0.5, "backbone_lr": 0.25}, 0.5, 0.25),
+    ],
+)
+def test_learning_rates__of_detectors_where_none_is_given(
+    options: dict[str, Any], head: float, last: float
+) -> None:
+    config = BoxTrainConfig(**options)
+
+    assert (config.head_lr, config.last_stage_lr) == (head, pytest.approx(last))
+
+
+@pytest.mark.parametrize(
+    ("text", "values"),
+    [
+        (None, None),
+        ("0.5", (0.5, 0.5, 0.5)),
+        ("0.485,0.456, 0.406", (0.485, 0.456, 0.406)),
+        ("0.1,1,0.25", (0.1, 1.0, 0.25)),
+    ],
+)
+@pytest.mark.parametrize("config", [ModelConfig, DetectorConfig])
+def test_mean_and_std__are_one_number_or_three(
+    config: Any, text: str | None, values: tuple[float, ...] | None
+) -> None:
+    assert config(mean=text).means == values
+    assert config(std=text).stds == values
+    assert config(mean=text).stds is None
+
+
+@pytest.mark.parametrize("text", ["", "0.5,0.5", "0.5,0.5,0.5,0.5", "123", "-0.1", "a", "nan"])
+@pytest.mark.parametrize("option", ["mean", "std"])
+def test_mean_and_std__that_are_not_understood(option: str, text: str) -> None:
+    with pytest.raises(
+        ConfigError, match=f"^--{option} '{text}' is not understood: write one"
+    ) as e:
+        _ = getattr(ModelConfig(**{option: text}), f"{option}s")  # type: ignore[arg-type]
+    assert e.value.exit_code == 2
+
+
+@pytest.mark.parametrize("text", ["0", "0.2,0,0.2"])
+def test_std__of_zero_is_refused(text: str) -> None:
+    with pytest.raises(ConfigError, match=f"^--std {text} would divide by 0"):
+        DetectorConfig(std=text)
 
 
 @pytest.mark.parametrize(
@@ -170,6 +233,8 @@ def test_combinations__that_cannot_be_honoured(make: Any, words: str) -> None:
         ({"output": "o"}, False),
         ({"offline": True}, False),
         ({"overwrite": True}, False),
+        ({"mean": "0.5"}, False),
+        ({"std": "0.5"}, False),
         ({"limit": 3}, True),
         ({"on_bad_image": "skip"}, True),
     ],
@@ -206,6 +271,22 @@ def test_from_options__sorts_options_into_their_parts() -> None:
         runtime=RuntimeConfig(device="cpu"),
         output=OutputConfig(output="run"),
     )
+
+
+def test_from_options__of_a_detector() -> None:
+    options = {"data": "boxes", "on_bad_box": "drop", "backbone": "timm/resnet18", "lr": 0.1}
+
+    config = DetectFinetuneConfig.from_options({**options, "schedule": "0:head", "mean": "0.5"})
+
+    assert config == DetectFinetuneConfig(
+        data=BoxDataConfig(data="boxes", on_bad_box="drop"),
+        model=DetectorConfig(backbone="timm/resnet18", mean="0.5"),
+        freezing=UnfreezeConfig(schedule="0:head"),
+        train=BoxTrainConfig(lr=0.1),
+    )
+    assert DetectFinetuneConfig.from_options(options_of(config)) == config
+    with pytest.raises(TypeError, match="no option of DetectFinetuneConfig: label_smoothing"):
+        DetectFinetuneConfig.from_options({"label_smoothing": 0.1})
 
 
 def test_from_options__of_an_extraction() -> None:

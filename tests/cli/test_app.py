@@ -6,12 +6,15 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+import typer.main
 from typer.testing import Result
 
 import tlcli as package
 from tlcli.cli import app as module
+from tlcli.cli.app import app
 from tlcli.errors import (
     BadImageError,
     ConfigError,
@@ -29,7 +32,20 @@ from tlcli.recipes import models as models_recipe
 Invoke = Callable[..., Result]
 Shell = Callable[..., subprocess.CompletedProcess[str]]
 
-COMMANDS = [[], ["finetune"], ["evaluate"], ["models"], ["models", "list"], ["models", "show"]]
+COMMANDS = [
+    [],
+    ["extract-features"],
+    ["probe"],
+    ["finetune"],
+    ["detect-finetune"],
+    ["evaluate"],
+    ["models"],
+    ["models", "list"],
+    ["models", "show"],
+    ["cache"],
+    ["cache", "list"],
+    ["cache", "clear"],
+]
 PANELS = ("Data", "Model", "What is trained", "Optimisation", "Machine", "Output")
 
 
@@ -61,8 +77,9 @@ def test_help__short_and_long_are_one(tlcli: Invoke, command: list[str]) -> None
     assert "Usage: " in long.stdout
 
 
-def test_help__of_finetune_is_in_panels(tlcli: Invoke) -> None:
-    text = tlcli("finetune", "--help").stdout
+@pytest.mark.parametrize("command", ["finetune", "detect-finetune"])
+def test_help__of_training_is_in_panels(tlcli: Invoke, command: str) -> None:
+    text = tlcli(command, "--help").stdout
 
     found = re.findall(r"╭─ (.+?) ─", text)
     assert [name for name in found if name in PANELS] == list(PANELS)
@@ -72,6 +89,15 @@ def test_help__of_finetune_is_in_panels(tlcli: Invoke) -> None:
 def test_help__without_words_is_shown(tlcli: Invoke) -> None:
     assert "finetune" in tlcli().output
     assert "show" in tlcli("models").output
+
+
+def test_help__knows_every_command() -> None:
+    group: Any = typer.main.get_command(app)
+    single = {name for name, entry in group.commands.items() if not hasattr(entry, "commands")}
+
+    named = {words[0] for words in COMMANDS if words}
+    assert named == set(group.commands)
+    assert {words[0] for words in COMMANDS if len(words) == 2} == named - single
 
 
 def test_version__is_the_packages(tlcli: Invoke) -> None:

@@ -7,6 +7,8 @@ import pytest
 import timm
 from typer.testing import Result
 
+from tlcli.cli.models import _count
+
 Invoke = Callable[..., Result]
 
 
@@ -27,9 +29,10 @@ def test_list__json_csv_and_names_agree(tlcli: Invoke) -> None:
     assert document["schema_version"] == 1
     assert [row["name"] for row in document["models"]] == names
     assert [row["name"] for row in table] == names
-    assert [row["weights"].split() for row in table] == [
-        row["weights"] for row in document["models"]
-    ]
+    for cells, row in zip(table, document["models"], strict=True):
+        assert cells["weights"].split() == row["weights"]
+        assert cells["parameters"] == ("" if row["parameters"] is None else str(row["parameters"]))
+        assert set(cells) == set(row)
     assert len(names) == 5
     assert all(name.startswith("timm/vit_") for name in names)
 
@@ -38,7 +41,10 @@ def test_list__table_counts_its_rows(tlcli: Invoke) -> None:
     result = tlcli("models", "list", "torchvision/resnet50")
 
     assert result.stdout.splitlines()[0].strip() == "1 models"
-    assert "IMAGENET1K_V2, IMAGENET1K_V1" in result.stdout
+    assert result.stdout.splitlines()[2].split() == [
+        *("torchvision/resnet50", "IMAGENET1K_V2", "(+1)", "25.6M", "4.09", "224", "80.9", "%"),
+        *("in1k", "BSD-3-Clause"),
+    ]
 
 
 def test_list__all_has_more_than_pretrained(tlcli: Invoke) -> None:
@@ -77,13 +83,42 @@ def test_show__tells_it_to_people(tlcli: Invoke) -> None:
 
     lines = result.stdout.splitlines()
     assert result.exit_code == 0
-    assert lines[0] == "torchvision/resnet18: 11,689,512 parameters, 512 features"
+    assert lines[0] == "torchvision/resnet18: 11,689,512 parameters, 1.81 GMACs, 512 features"
     assert lines[1] == (
         "input 224x224, resized to 256x256 (bilinear), crop center, "
         "mean 0.485/0.456/0.406, std 0.229/0.224/0.225"
     )
     assert any(line.split() == ["layer4", "8,393,728"] for line in lines)
     assert any("IMAGENET1K_V1" in line and "69.8 %" in line for line in lines)
+
+
+def test_list__filters_and_order(tlcli: Invoke) -> None:
+    words = ("--max-params", "4M", "--min-top1", "0.7", "--sort", "top1", "--json")
+    rows = json.loads(tlcli("models", "list", *words).stdout)["models"]
+    assert rows
+    assert all(row["parameters"] <= 4_000_000 and row["score"] >= 0.7 for row in rows)
+    assert [row["score"] for row in rows] == sorted((row["score"] for row in rows), reverse=True)
+
+
+@pytest.mark.parametrize(
+    ("text", "number"), [("30M", 30_000_000), ("900k", 900_000), ("1.2b", 1_200_000_000), ("7", 7)]
+)
+def test_count__suffixes(text: str, number: int) -> None:
+    assert _count(text) == number
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--max-params", "many"], "--max-params 'many' is no number: write 30M, 900k or 1.2B."),
+        (["--max-params", "-3M"], "--max-params '-3M' is no number: write 30M, 900k or 1.2B."),
+        (["--min-top1", "80"], "--min-top1 must be a fraction in 0..1, not 80."),
+    ],
+)
+def test_list__wrong_limits(tlcli: Invoke, words: list[str], message: str) -> None:
+    result = tlcli("models", "list", *words)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert result.stderr == f"error: {message}\n"
 
 
 @pytest.mark.parametrize("words", [["--limit", "-1"], ["--source", "keras"]])

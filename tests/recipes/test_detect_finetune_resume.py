@@ -20,7 +20,7 @@ SAMPLING: dict[str, Any] = {
     "ema": 0.5,
     "grad_accum_steps": 2,
     "batch_size": 1,
-    "epochs": 2,
+    "epochs": 1,
 }
 SCHEDULED: dict[str, Any] = {
     "model": "fcos",
@@ -50,7 +50,7 @@ def interrupt(run: Path, *, at: tuple[int, int], **options: Any) -> InterruptedR
 
 @pytest.mark.parametrize(
     ("at", "options"),
-    [((1, 1), SAMPLING), ((1, 0), SCHEDULED)],
+    [((0, 1), SAMPLING), ((1, 0), SCHEDULED)],
     ids=["mid_epoch", "new_phase"],
 )
 def test_resume__equals_an_uninterrupted_run(

@@ -1,62 +1,27 @@
+from pathlib import Path
+
 import pytest
 import timm
-import torchvision
+from torchvision import models as zoo
 
 from tlcli.errors import ModelError
-from tlcli.recipes.models import ModelRow, list_models, show_model
+from tlcli.recipes.models import available_weights, show_model
 
 
-def names(pattern: str = "", **options: object) -> list[str]:
-    chosen = {"source": None, "pretrained_only": False, "available_only": False, "limit": 0}
-    return [row.name for row in list_models(pattern, **{**chosen, **options})]  # type: ignore[arg-type]
+def test_available_weights__files_in_the_hubs_own_caches(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    folder = tmp_path / "hub" / "checkpoints"
+    folder.mkdir(parents=True)
+    assert available_weights("torchvision/resnet18") == ()
 
-
-def test_list_models__source_and_glob_equal_timms_own() -> None:
-    found = names("resnet1*", source="timm")
-
-    assert found == sorted(f"timm/{name}" for name in timm.list_models("resnet1*"))
-
-
-def test_list_models__pretrained_ones_of_torchvision() -> None:
-    found = names("resnet*", source="torchvision", pretrained_only=True)
-
-    expected = torchvision.models.list_models(torchvision.models, include="resnet*")
-    assert found == [f"torchvision/{name}" for name in expected]
-
-
-def test_list_models__part_of_a_name_may_stand_anywhere() -> None:
-    found = names("wide_resnet50")
-
-    assert {"torchvision/wide_resnet50_2", "timm/wide_resnet50_2"} <= set(found)
-    assert all("wide_resnet50" in name for name in found)
-
-
-def test_list_models__pretrained_only_leaves_out_what_nobody_published() -> None:
-    published = {name.partition(".")[0] for name in timm.list_pretrained("vit_*")}
-
-    everything = names("vit_*", source="timm")
-    pretrained = names("vit_*", source="timm", pretrained_only=True)
-
-    assert pretrained == [name for name in everything if name.removeprefix("timm/") in published]
-    assert len(pretrained) < len(everything)
-
-
-def test_list_models__limit_counts_matches() -> None:
-    assert names("resnet*", limit=3) == names("resnet*")[:3]
-
-
-def test_list_models__rows_name_the_default_tag_first() -> None:
-    (row,) = list_models(
-        "torchvision/resnet50",
-        source=None,
-        pretrained_only=True,
-        available_only=False,
-        limit=0,
-    )
-
-    assert row == ModelRow(
-        name="torchvision/resnet50", tags=("IMAGENET1K_V2", "IMAGENET1K_V1"), available=None
-    )
+    for name in ("resnet18", "fcos_resnet50_fpn"):
+        url = zoo.get_model_weights(name).DEFAULT.url
+        (folder / url.rpartition("/")[2]).write_bytes(b"weights")
+    assert available_weights("torchvision/resnet18") == ("IMAGENET1K_V1",)
+    assert available_weights("torchvision/fcos_resnet50_fpn") == ("COCO_V1",)
+    assert available_weights("torchvision/resnet50") == ()
 
 
 def test_show_model__tells_what_timm_says() -> None:
@@ -65,6 +30,7 @@ def test_show_model__tells_what_timm_says() -> None:
 
     assert card.parameters == sum(p.numel() for p in network.parameters())
     assert card.feature_dim == network.num_features
+    assert card.gmacs == 0.1
     assert card.parameters == sum(count for _, _, count in card.stages)
     assert card.preprocessing["input_size"] == (160, 160)
     assert [name for name, _, _ in card.stages][-2:] == ["layer4", "head"]

@@ -31,7 +31,10 @@ def plan_of(
     model = StagedModel(backbone.network, stages=backbone.stages)
     config = TrainConfig(**(train or {}))
     plan = plan_training(
-        model, no_weight_decay=backbone.no_weight_decay, freezing=FreezingConfig(**freezing), train=config
+        model,
+        no_weight_decay=backbone.no_weight_decay,
+        freezing=FreezingConfig(**freezing),
+        train=config,
     )
     return describe_plan(
         plan, model=model, train=config, name="timm/test_resnet", weights="none", classes=5

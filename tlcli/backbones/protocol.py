@@ -19,7 +19,20 @@ class WeightTag:
     """As `--weights` takes it: `IMAGENET1K_V2`, `a1_in1k`."""
     license: str | None = None
     top1: float | None = None
-    """ImageNet top-1 as a fraction, where the source itself publishes it."""
+    """ImageNet top-1 as a fraction, where the source publishes it."""
+    input_size: int | None = None
+    """Side of the images in pixels."""
+    pretraining: str | None = None
+    """Data it was trained on, the first first: `in22k+in1k`; None if the tag does not say."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PublishedFacts:
+    """What a source says of the size of an architecture, without building it."""
+
+    parameters: int | None
+    gmacs: float | None
+    """Billions of multiply-adds for one image."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,6 +92,9 @@ class BackboneSource(Protocol):
 
     def tags(self, name: str) -> tuple[WeightTag, ...]:
         """Return the published weights of an architecture, the default first."""
+
+    def facts(self, name: str) -> PublishedFacts:
+        """Return what is published of an architecture's size."""
 
     def build(self, name: str, *, tag: str | None, num_classes: int | None) -> nn.Module:
         """Build an architecture with random weights, in the shape that `tag` was trained in.

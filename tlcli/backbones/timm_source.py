@@ -14,8 +14,9 @@ from timm.data import infer_imagenet_subset, resolve_data_config
 from timm.models import PretrainedCfg
 from torch import Tensor, nn
 
-from tlcli.backbones import downloads, imagenet
-from tlcli.backbones.protocol import WeightTag
+from tlcli.backbones import downloads, imagenet, timm_published
+from tlcli.backbones.pretraining import pretraining_of
+from tlcli.backbones.protocol import PublishedFacts, WeightTag
 from tlcli.data.preprocessing import Preprocessing
 from tlcli.errors import ModelError, WeightsError
 
@@ -49,7 +50,25 @@ class TimmSource:
         tags = list(_published().get(name, ()))
         if default is not None:
             tags.sort(key=lambda tag: tag != default.tag)
-        return tuple(WeightTag(name=tag, license=self._config(name, tag).license) for tag in tags)
+        return tuple(self._weight_tag(name, tag) for tag in tags)
+
+    def facts(self, name: str) -> PublishedFacts:
+        """Return parameters and GMACs from timm's own tables."""
+        default = timm.models.get_pretrained_cfg(name)
+        tag = default.tag if default else None
+        return PublishedFacts(
+            parameters=timm_published.parameters(name, tag=tag), gmacs=timm_published.gmacs(name)
+        )
+
+    def _weight_tag(self, name: str, tag: str) -> WeightTag:
+        config = self._config(name, tag)
+        return WeightTag(
+            name=tag,
+            license=config.license,
+            top1=timm_published.top1(name, tag=tag),
+            input_size=config.input_size[-1],
+            pretraining=pretraining_of(tag),
+        )
 
     def build(self, name: str, *, tag: str | None, num_classes: int | None) -> nn.Module:
         """Build an architecture with random weights, in the shape that `tag` was trained in."""

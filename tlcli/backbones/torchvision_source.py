@@ -11,11 +11,12 @@ from torchvision import models as zoo
 from torchvision.models import Weights, WeightsEnum
 
 from tlcli.backbones import downloads, imagenet, weight_files
-from tlcli.backbones.protocol import WeightTag
+from tlcli.backbones.protocol import PublishedFacts, WeightTag
 from tlcli.data.preprocessing import Preprocessing
 from tlcli.errors import ModelError
 
-_DEFAULT_LICENSE = "BSD-3-Clause"
+DEFAULT_LICENSE = "BSD-3-Clause"
+"""Of weights that say nothing else."""
 
 # Their auxiliary classifiers exist in train mode only and are no part of what is fine-tuned. Their
 # published weights expect inputs shifted from ImageNet's statistics to a mean and std of one half.
@@ -45,6 +46,11 @@ class TorchvisionSource:
         enum = zoo.get_model_weights(name)
         ordered = sorted(enum, key=lambda entry: entry is not enum.DEFAULT)
         return tuple(_tag(entry) for entry in ordered)
+
+    def facts(self, name: str) -> PublishedFacts:
+        """Return what the metadata of the default weights say."""
+        meta = self._entry(name, None).meta
+        return PublishedFacts(parameters=meta["num_params"], gmacs=meta["_ops"])
 
     def build(self, name: str, *, tag: str | None, num_classes: int | None) -> nn.Module:
         """Build an architecture with random weights, in the shape that `tag` was trained in."""
@@ -128,8 +134,10 @@ def _tag(entry: WeightsEnum) -> WeightTag:
     top1 = scores.get("acc@1")
     return WeightTag(
         name=entry.name,
-        license=entry.meta.get("license", _DEFAULT_LICENSE),
+        license=entry.meta.get("license", DEFAULT_LICENSE),
         top1=None if top1 is None else top1 / 100,
+        input_size=entry.transforms().crop_size[0],
+        pretraining="swag+in1k" if "SWAG" in entry.name else "in1k",
     )
 
 

@@ -1,5 +1,6 @@
 """`tlcli models list` and `tlcli models show`."""
 
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 import typer
@@ -7,6 +8,8 @@ import typer
 from tlcli.cli import options as o
 from tlcli.cli import output
 from tlcli.errors import ConfigError
+from tlcli.recipes import model_catalogue
+from tlcli.recipes.model_catalogue import ModelEntry
 from tlcli.results.records import SCHEMA_VERSION
 
 models_app = typer.Typer(no_args_is_help=True, help="See which models there are.")
@@ -18,12 +21,40 @@ NameArg = Annotated[str, typer.Argument(metavar="NAME", help="For example timm/r
 SourceOpt = Annotated[
     Literal["torchvision", "timm"] | None, typer.Option("--source", help="Only this library.")
 ]
+TaskOpt = Annotated[
+    Literal["classification", "detection"],
+    typer.Option("--task", help="Backbones with a classifier, or torchvision's detectors."),
+]
 PretrainedOpt = Annotated[
     bool,
     typer.Option("--pretrained/--all", help="Only models with published weights, or all."),
 ]
 AvailableOpt = Annotated[
     bool, typer.Option("--available", help="Only models whose weights are on this machine.")
+]
+MaxParamsOpt = Annotated[
+    str | None, typer.Option("--max-params", help="At most so many parameters: 30M, 900k, 1.2B.")
+]
+MaxGmacsOpt = Annotated[
+    float | None,
+    typer.Option("--max-gmacs", help="At most so many billion multiply-adds per image."),
+]
+MinTop1Opt = Annotated[
+    float | None,
+    typer.Option(
+        "--min-top1",
+        help="At least this ImageNet top-1 (0..1) of the default weights; COCO AP of detectors.",
+    ),
+]
+InputSizeOpt = Annotated[
+    int | None, typer.Option("--input-size", help="Side of the images of the default weights.")
+]
+LicenseOpt = Annotated[
+    str | None, typer.Option("--license", help="Part of the licence's name, or a glob.")
+]
+SortOpt = Annotated[
+    Literal["name", "params", "gmacs", "top1"],
+    typer.Option("--sort", help="Order; top1 puts the best first, unknown figures come last."),
 ]
 LimitOpt = Annotated[int, typer.Option("--limit", min=0, help="At most so many; 0 is all.")]
 CsvOpt = Annotated[bool, typer.Option("--csv", help="Print comma-separated values.")]
@@ -34,42 +65,110 @@ NamesOpt = Annotated[bool, typer.Option("--names", help="Print names only, one p
 def list_models(
     pattern: PatternArg = "",
     source: SourceOpt = None,
+    task: TaskOpt = "classification",
     pretrained: PretrainedOpt = True,
     available: AvailableOpt = False,
+    max_params: MaxParamsOpt = None,
+    max_gmacs: MaxGmacsOpt = None,
+    min_top1: MinTop1Opt = None,
+    input_size: InputSizeOpt = None,
+    license_name: LicenseOpt = None,
+    sort: SortOpt = "name",
     limit: LimitOpt = 0,
     json: o.JsonOpt = False,
     csv: CsvOpt = False,
     names: NamesOpt = False,
 ) -> None:
-    """List classification models of both sources.
+    """List models of both sources with what is published of them.
 
-    Example: tlcli models list 'convnext*' --source timm
+    Example: tlcli models list 'convnext*' --max-params 30M --sort top1
     """
     if json + csv + names > 1:
         raise ConfigError("--json, --csv and --names exclude each other.")
-    from tlcli.recipes import models as recipe  # torch is loaded only now
-
-    rows = recipe.list_models(
-        pattern,
-        source=source,
-        pretrained_only=pretrained,
-        available_only=available,
+    if min_top1 is not None and not 0 <= min_top1 <= 1:
+        raise ConfigError(f"--min-top1 must be a fraction in 0..1, not {min_top1:g}.")
+    rows = model_catalogue.list_models(
+        model_catalogue.ModelFilter(
+            pattern=pattern,
+            source=source,
+            task=task,
+            pretrained_only=pretrained,
+            max_parameters=None if max_params is None else _count(max_params),
+            max_gmacs=max_gmacs,
+            min_score=min_top1,
+            input_size=input_size,
+            license=license_name,
+        ),
+        sort="score" if sort == "top1" else sort,
         limit=limit,
+        is_available=_is_available if available else lambda entry: True,
     )
     if json:
-        output.document(
-            {"schema_version": SCHEMA_VERSION, "models": [row.to_json() for row in rows]}
-        )
+        models = [row.to_json() for row in rows]
+        output.document({"schema_version": SCHEMA_VERSION, "models": models})
     elif names:
         output.lines(row.name for row in rows)
     elif csv:
-        output.comma_separated(
-            ["name", "weights"], [[row.name, " ".join(row.available or row.tags)] for row in rows]
-        )
+        output.comma_separated(_CSV_COLUMNS, map(_csv_cells, rows))
     else:
-        cells = [[row.name, ", ".join(row.available or row.tags) or "-"] for row in rows]
-        what = "weights on this machine" if available else "published weights"
-        output.table(f"{len(rows)} models", columns=["name", what], rows=cells)
+        _show_table(rows, task=task)
+
+
+_CSV_COLUMNS = (
+    *("name", "task", "weights", "parameters", "gmacs", "input_size", "score", "pretraining"),
+    "license",
+)
+
+
+def _csv_cells(entry: ModelEntry) -> list[str]:
+    values = {**entry.to_json(), "weights": " ".join(entry.weights)}
+    return ["" if values[name] is None else str(values[name]) for name in _CSV_COLUMNS]
+
+
+def _show_table(rows: Sequence[ModelEntry], *, task: str) -> None:
+    score = "AP " if task == "detection" else "top-1 "
+    output.table(
+        f"{len(rows)} models",
+        columns=["name", "weights", "params ", "GMACs ", "input ", score, "pretraining", "licence"],
+        rows=[
+            [
+                row.name,
+                _first(row.weights),
+                "-" if row.parameters is None else f"{row.parameters / 1e6:.1f}M",
+                "-" if row.gmacs is None else f"{row.gmacs:.2f}",
+                "-" if row.input_size is None else str(row.input_size),
+                output.metric("top1", row.score),
+                row.pretraining or "-",
+                row.license or "-",
+            ]
+            for row in rows
+        ],
+    )
+
+
+def _first(weights: Sequence[str]) -> str:
+    if not weights:
+        return "-"
+    return weights[0] if len(weights) == 1 else f"{weights[0]} (+{len(weights) - 1})"
+
+
+def _is_available(entry: ModelEntry) -> bool:
+    from tlcli.recipes import models as recipe  # torch is loaded only now
+
+    return bool(recipe.available_weights(entry.name))
+
+
+def _count(text: str) -> int:
+    """Read 30M, 900k, 1.2B or a plain number."""
+    factors = {"k": 1e3, "m": 1e6, "b": 1e9}
+    factor = factors.get(text[-1:].lower(), 1.0)
+    try:
+        number = float(text[:-1] if factor > 1 else text)
+    except ValueError:
+        number = -1.0
+    if not 0 <= number < float("inf"):
+        raise ConfigError(f"--max-params '{text}' is no number: write 30M, 900k or 1.2B.")
+    return round(number * factor)
 
 
 @models_app.command("show")
@@ -84,7 +183,8 @@ def show_model(name: NameArg, json: o.JsonOpt = False) -> None:
     if json:
         output.document(card.to_json())
         return
-    output.line(f"{card.name}: {card.parameters:,} parameters, {card.feature_dim} features")
+    cost = "" if card.gmacs is None else f", {card.gmacs:.2f} GMACs"
+    output.line(f"{card.name}: {card.parameters:,} parameters{cost}, {card.feature_dim} features")
     output.line(_preprocessing(card.preprocessing))
     output.table(
         "stages, valid for --unfreeze",
@@ -93,12 +193,14 @@ def show_model(name: NameArg, json: o.JsonOpt = False) -> None:
     )
     output.table(
         "weights",
-        columns=["tag", "licence", "ImageNet top-1 ", "on this machine"],
+        columns=["tag", "ImageNet top-1 ", "input ", "pretraining", "licence", "on this machine"],
         rows=[
             [
                 str(weights["tag"]),
-                weights["license"] or "-",
                 output.metric("top1", weights["top1"]),
+                str(weights["input_size"] or "-"),
+                weights["pretraining"] or "-",
+                weights["license"] or "-",
                 weights["path"] or "no",
             ]
             for weights in card.weights

@@ -1,28 +1,12 @@
-"""`tlcli models`: what there is, and what one model is made of."""
+"""`tlcli models show`: what one model is made of, and which weights are here."""
 
-import fnmatch
 from dataclasses import dataclass
 from typing import Any
 
-from tlcli.backbones.catalog import SOURCES, BackboneName, list_backbones, parse_backbone_name
+from tlcli.backbones.catalog import SOURCES, BackboneName, parse_backbone_name
 from tlcli.backbones.pretrained import WeightsChoice, build_untrained, find_weights
+from tlcli.models.detectors import torchvision_detectors as detectors
 from tlcli.results.records import SCHEMA_VERSION
-
-
-@dataclass(frozen=True, kw_only=True)
-class ModelRow:
-    """One line of `models list`."""
-
-    name: str
-    tags: tuple[str, ...]
-    """Published weights, the default first."""
-    available: tuple[str, ...] | None
-    """Those that lie on this machine; None if not looked for."""
-
-    def to_json(self) -> dict[str, Any]:
-        """Return plain values."""
-        available = None if self.available is None else list(self.available)
-        return {"name": self.name, "weights": list(self.tags), "available": available}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,12 +15,14 @@ class ModelCard:
 
     name: str
     parameters: int
+    gmacs: float | None
+    """Billions of multiply-adds for one image; None if nobody published it."""
     feature_dim: int
     preprocessing: dict[str, Any]
     stages: tuple[tuple[str, str, int], ...]
     """Name for --unfreeze, label with all it holds, number of parameters."""
     weights: tuple[dict[str, Any], ...]
-    """Tag, licence, top1, and the path on this machine or None."""
+    """Tag, licence, top1, input size, pretraining, and the path on this machine or None."""
 
     def to_json(self) -> dict[str, Any]:
         """Return the document of `models show --json`."""
@@ -49,27 +35,14 @@ class ModelCard:
         }
 
 
-def list_models(
-    pattern: str, *, source: str | None, pretrained_only: bool, available_only: bool, limit: int
-) -> list[ModelRow]:
-    """Return the models that match, source by source, by name.
-
-    Args:
-        pattern: A glob over the architecture or `source/architecture`; without wildcards it may
-            stand anywhere in the name.
-        source: `torchvision` or `timm`; None is both.
-        pretrained_only: Only models with published weights.
-        available_only: Only models with weights on this machine.
-        limit: At most so many; 0 is all.
-    """
-    rows: list[ModelRow] = []
-    for name in filter(lambda text: _matches(text, pattern), list_backbones(source)):
-        if limit and len(rows) == limit:
-            break
-        row = _row(parse_backbone_name(name), look_here=available_only)
-        if (row.tags or not pretrained_only) and (row.available or not available_only):
-            rows.append(row)
-    return rows
+def available_weights(name: str) -> tuple[str, ...]:
+    """Return the published weights of a model that lie on this machine."""
+    bare = name.removeprefix(detectors.PREFIX)
+    if bare in detectors.NAMED:
+        return tuple(tag for tag in detectors.tags(bare) if detectors.find_file(bare, tag))
+    parsed = parse_backbone_name(name)
+    tags = SOURCES[parsed.source].tags(parsed.architecture)
+    return tuple(tag.name for tag in tags if find_weights(parsed, tag.name))
 
 
 def show_model(text: str) -> ModelCard:
@@ -84,6 +57,7 @@ def show_model(text: str) -> ModelCard:
     return ModelCard(
         name=str(name),
         parameters=sum(sizes.values()),
+        gmacs=SOURCES[name.source].facts(name.architecture).gmacs,
         feature_dim=backbone.feature_dim,
         preprocessing=backbone.preprocessing.to_json(),
         stages=tuple(
@@ -100,18 +74,9 @@ def _weights(name: BackboneName) -> list[dict[str, Any]]:
             "tag": tag.name,
             "license": tag.license,
             "top1": tag.top1,
+            "input_size": tag.input_size,
+            "pretraining": tag.pretraining,
             "path": str(path) if (path := find_weights(name, tag.name)) else None,
         }
         for tag in SOURCES[name.source].tags(name.architecture)
     ]
-
-
-def _row(name: BackboneName, *, look_here: bool) -> ModelRow:
-    tags = tuple(tag.name for tag in SOURCES[name.source].tags(name.architecture))
-    here = tuple(tag for tag in tags if find_weights(name, tag)) if look_here else None
-    return ModelRow(name=str(name), tags=tags, available=here)
-
-
-def _matches(name: str, pattern: str) -> bool:
-    glob = pattern if any(sign in pattern for sign in "*?[") else f"*{pattern}*"
-    return fnmatch.fnmatch(name, glob) or fnmatch.fnmatch(name.partition("/")[2], glob)

@@ -14,6 +14,7 @@ from torchvision.models import Weights, WeightsEnum
 
 from tlcli.backbones import downloads
 from tlcli.backbones.catalog import SOURCES
+from tlcli.backbones.protocol import PublishedFacts
 from tlcli.backbones.stages import HEAD, Stage, find_stages
 from tlcli.errors import ConfigError, WeightsError
 from tlcli.models.detectors.architectures import train_proposals
@@ -133,6 +134,17 @@ def tags(name: str) -> tuple[str, ...]:
     """Return the published weights of a detector, the default first."""
     enum = zoo.get_model_weights(name)
     return tuple(entry.name for entry in sorted(enum, key=lambda entry: entry is not enum.DEFAULT))
+
+
+def facts(name: str) -> PublishedFacts:
+    """Return parameters and GMACs that torchvision publishes of a detector."""
+    meta = _entry(name, tags(name)[0]).meta
+    return PublishedFacts(parameters=meta["num_params"], gmacs=meta["_ops"])
+
+
+def box_ap(name: str) -> float:
+    """Return AP on COCO val2017 of the default weights as a fraction."""
+    return float(_entry(name, tags(name)[0]).meta["_metrics"]["COCO-val2017"]["box_map"]) / 100
 
 
 def coco_names(name: str) -> tuple[str, ...]:
