@@ -27,7 +27,7 @@ from tlcli.errors import (
     TlcliError,
     WeightsError,
 )
-from tlcli.recipes import models as models_recipe
+from tlcli.recipes import model_catalogue
 
 Invoke = Callable[..., Result]
 Shell = Callable[..., subprocess.CompletedProcess[str]]
@@ -174,7 +174,7 @@ def failing(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
     def fail(*_: object, **__: object) -> None:
         raise error
 
-    monkeypatch.setattr(models_recipe, "list_models", fail)
+    monkeypatch.setattr(model_catalogue, "list_models", fail)
 
 
 @pytest.mark.parametrize(("error", "exit_code"), EXIT_CODES, ids=lambda value: type(value).__name__)

@@ -15,19 +15,41 @@ SMALL = (
 )
 
 
+@pytest.fixture(autouse=True)
+def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They take most of the time of a small run, and have tests of their own."""
+    for function in (
+        "tlcli.results.detection_files.draw_precision_recall",
+        "tlcli.recipes.detection_judging.draw_galleries",
+        "tlcli.recipes.detect_finetune.draw_training_curves",
+    ):
+        monkeypatch.setattr(function, lambda *_, **__: None)
+
+
 @pytest.fixture(scope="session")
 def boxes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("cli_boxes")
     return make_box_folder(root / "scenes", counts={"train": 3, "val": 2})
 
 
-def test_detect_finetune__json_is_one_document_and_talk_is_elsewhere(
-    tlcli: Invoke, tmp_path: Path, boxes: Path
-) -> None:
-    result = tlcli("detect-finetune", "-d", boxes, *SMALL, "-o", "run", "--json")
+def test_detect_finetune__run_evaluate_and_resume(tlcli: Invoke, boxes: Path) -> None:
+    result = tlcli("detect-finetune", "-d", boxes, *SMALL, "-o", "run")
 
-    document = json.loads(result.stdout)  # exactly one: anything more is an error
+    lines = result.stdout.splitlines()
     assert result.exit_code == 0
+    assert lines[-2:] == ["Run folder: run", "Next: tlcli evaluate run --data OTHER_IMAGES"]
+    assert lines[-3].startswith("Frozen: ")
+    assert "0 changed. Time: " in lines[-3]
+    assert any(line.split()[:1] == ["map"] for line in lines)
+    assert "\x1b" not in result.stdout
+    assert "Model: fcos on timm/test_resnet, 64 px, weights none." in result.stderr
+    assert "1/1" in result.stderr
+    assert "using" not in result.stderr
+
+    resumed = tlcli("detect-finetune", "-o", "run", "--resume", "--json")
+
+    document = json.loads(resumed.stdout)  # exactly one: anything more is an error
+    assert resumed.exit_code == 0
     assert document["schema_version"] == 1
     assert (document["run"], document["status"]) == ("run", "finished")
     assert set(document) == {
@@ -41,9 +63,7 @@ def test_detect_finetune__json_is_one_document_and_talk_is_elsewhere(
         "seconds",
     }
     assert document["best"]["metric"] == "val/map"
-    assert "Model: fcos on timm/test_resnet, 64 px, weights none." in result.stderr
-    assert "1/1" in result.stderr
-    assert "using" not in result.stderr
+    assert "run is finished; there is nothing to go on with." in resumed.stderr
 
     evaluated = tlcli("evaluate", "run", "--split", "val", "--json", "--device", "cpu")
 
@@ -52,30 +72,24 @@ def test_detect_finetune__json_is_one_document_and_talk_is_elsewhere(
     assert (found["schema_version"], found["kind"], found["split"]) == (1, "detection", "val")
     assert found["metrics"] == document["results"]["val"]["metrics"]
     assert found["intervals"] == document["results"]["val"]["intervals"]
-    assert [set(row) for row in found["per_class"]] == [
-        {"class", "ap", "ap50", "ar", "support"}
-    ] * 3
+    columns = {"class", "ap", "ap50", "ar", "support"}
+    assert [set(row) for row in found["per_class"]] == [columns] * 3
 
+    told = tlcli("evaluate", "run", "--split", "val", "-q")
 
-def test_detect_finetune__summary_says_where_everything_is_and_what_next(
-    tlcli: Invoke, boxes: Path
-) -> None:
-    result = tlcli("detect-finetune", "-d", boxes, *SMALL, "-o", "run", "-q")
-    lines = result.stdout.splitlines()
-
-    assert result.exit_code == 0
-    assert lines[-2:] == ["Run folder: run", "Next: tlcli evaluate run --data OTHER_IMAGES"]
-    assert lines[-3].startswith("Frozen: ")
-    assert "0 changed. Time: " in lines[-3]
-    assert any(line.split()[:1] == ["map"] for line in lines)
-    assert "\x1b" not in result.stdout
-
-    evaluated = tlcli("evaluate", "run", "--split", "val", "-q")
-
-    words = [line.split() for line in evaluated.stdout.splitlines()]
-    assert evaluated.exit_code == 0
+    words = [line.split() for line in told.stdout.splitlines()]
+    assert told.exit_code == 0
     assert ["class", "ap50", "ar", "ap", "boxes"] in words
     assert any(line[:1] == ["mar_100"] for line in words)
+
+
+def test_detect_finetune__json_is_one_document(tlcli: Invoke, boxes: Path) -> None:
+    words = ("--unfreeze", "head", "--limit", "1", "--val-split", "0")
+
+    result = tlcli("detect-finetune", "-d", boxes, *SMALL, *words, "-o", "run", "--json", "-q")
+
+    assert result.exit_code == 0, result.stderr
+    assert json.loads(result.stdout)["status"] == "finished"
 
 
 def test_dry_run__table_says_it_in_words(tlcli: Invoke, tmp_path: Path, boxes: Path) -> None:

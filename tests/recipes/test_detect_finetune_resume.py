@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from recipes.box_runs import detect, make_box_folder
-from recipes.runs import metrics_of, record_of, results_of, signal_at
+from recipes.runs import record_of, results_of, signal_at
 from tlcli.errors import ConfigError, DataError, InterruptedRunError
 from tlcli.recipes import detect_finetune as recipe
 
@@ -24,7 +24,6 @@ SAMPLING: dict[str, Any] = {
 }
 SCHEDULED: dict[str, Any] = {
     "model": "fcos",
-    "backbone": "timm/test_efficientnet",
     "schedule": "0:head,1:all",
     "opt": "sgd",
     "batch_size": 2,
@@ -54,15 +53,18 @@ def interrupt(run: Path, *, at: tuple[int, int], **options: Any) -> InterruptedR
     ids=["mid_epoch", "new_phase"],
 )
 def test_resume__equals_an_uninterrupted_run(
-    tmp_path: Path, data: Path, at: tuple[int, int], options: dict[str, Any]
+    tmp_path: Path, data: Path, resnet_file: Path, at: tuple[int, int], options: dict[str, Any]
 ) -> None:
-    detect(tmp_path / "whole", data=data, **options)
-    error = interrupt(tmp_path / "parts", at=at, data=data, **options)
+    weights = Path(shutil.copy(resnet_file, tmp_path / "start.safetensors"))
+    options = {"data": data, "weights": weights if options is SCHEDULED else "none", **options}
+    detect(tmp_path / "whole", **options)
+    error = interrupt(tmp_path / "parts", at=at, **options)
     assert record_of(tmp_path / "parts")["status"] == "interrupted"
     assert error.exit_code == 143
     torch.manual_seed(99)  # nothing may depend on what was drawn before
+    weights.unlink()  # nor is it needed any more
 
-    _, talk = detect(tmp_path / "parts", data=data, resume=True, **options)
+    _, talk = detect(tmp_path / "parts", resume=True, **options)
 
     steps = f"{at[0]} epochs and {at[1] + 1} steps"
     assert str(error) == (
@@ -72,20 +74,6 @@ def test_resume__equals_an_uninterrupted_run(
     assert f"Going on after {steps} of the next." in talk.notes
     assert results_of(tmp_path / "parts") == results_of(tmp_path / "whole")
     assert record_of(tmp_path / "parts")["status"] == "finished"
-
-
-def test_resume__needs_no_weights_file_and_keeps_the_statistics_still(
-    tmp_path: Path, data: Path, resnet_file: Path
-) -> None:
-    weights = Path(shutil.copy(resnet_file, tmp_path / "start.safetensors"))
-    options = {**PLAIN, "data": data, "weights": weights, "unfreeze": "all"}
-    detect(tmp_path / "whole", **options)
-    interrupt(tmp_path / "parts", at=(0, 1), **options)
-    weights.unlink()
-
-    detect(tmp_path / "parts", resume=True, **options)
-
-    assert results_of(tmp_path / "parts") == results_of(tmp_path / "whole")
 
 
 def test_resume__only_the_final_judgement_is_missing(tmp_path: Path, data: Path) -> None:
@@ -123,13 +111,3 @@ def test_resume__what_is_gone_or_changed_is_told(tmp_path: Path, data: Path) -> 
     (run / "checkpoints" / "last.pt").unlink()
     with pytest.raises(ConfigError, match=r"run has no checkpoint.*Start it anew with --overwrite"):
         detect(run, data=own, resume=True, **PLAIN)
-
-
-def test_resume__where_nothing_is_yet_starts(tmp_path: Path, data: Path) -> None:
-    run = tmp_path / "run"
-
-    summary, talk = detect(run, data=data, resume=True, **PLAIN)
-
-    assert f"{run} does not exist yet: nothing to resume, starting it." in talk.notes
-    assert summary["status"] == "finished"
-    assert len(metrics_of(run)) == 1

@@ -57,26 +57,23 @@ def copied(
 @pytest.mark.parametrize(
     ("model", "options"),
     [
-        ("fasterrcnn", {"lr": 5e-4}),
-        ("retinanet", {"lr": 5e-4}),
-        ("fcos", {"lr": 5e-4}),
+        ("fasterrcnn", {"epochs": 6}),
+        ("retinanet", {"epochs": 9, "batch_size": 2, "lr": 1e-3, "backbone_lr": 4e-4}),
+        ("fcos", {"epochs": 9}),
     ],
 )
 def test_run__learns_eight_scenes_by_heart(
     tmp_path: Path, scenes: Path, shared_weights: Path, model: str, options: dict[str, Any]
 ) -> None:
-    summary, _ = detect(
-        tmp_path / "run",
-        data=scenes,
-        model=model,
-        backbone=LITE0,
-        weights=shared_weights / "timm_tf_efficientnet_lite0.safetensors",
-        augment="none",
-        image_size=192,
-        batch_size=4,
-        epochs=12,
-        **options,
-    )
+    base: dict[str, Any] = {
+        "backbone": LITE0,
+        "weights": shared_weights / "timm_tf_efficientnet_lite0.safetensors",
+        "augment": "none",
+        "image_size": 192,
+        "batch_size": 4,
+    }
+
+    summary, _ = detect(tmp_path / "run", data=scenes, model=model, **{**base, **options})
 
     assert summary["results"]["val"]["metrics"]["map50"] >= 0.95
     assert summary["frozen"]["changed"] == 0

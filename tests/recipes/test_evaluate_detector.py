@@ -136,8 +136,12 @@ def test_evaluate__a_run_that_was_moved(trained: tuple[Path, Path], tmp_path: Pa
 def test_evaluate__annotations_that_changed_since_are_refused(
     trained: tuple[Path, Path], tmp_path: Path
 ) -> None:
-    shutil.copytree(trained[1], tmp_path / "scenes")
-    detect(tmp_path / "run", data=tmp_path / "scenes", model="fcos", epochs=1, limit=2)
+    for source, name in zip(trained, ("run", "scenes"), strict=True):
+        shutil.copytree(source, tmp_path / name)
+    record = record_of(tmp_path / "run")
+    record["config"]["data"] = str(tmp_path / "scenes")
+    (tmp_path / "run" / "run.json").write_text(json.dumps(record))
+    evaluate(run=tmp_path / "run")
     (tmp_path / "scenes" / "val" / "0.png").rename(tmp_path / "scenes" / "val" / "9.png")
     text = tmp_path / "scenes" / "annotations" / "instances_val.json"
     text.write_text(text.read_text().replace('"0.png"', '"9.png"'))

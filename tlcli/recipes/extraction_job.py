@@ -2,8 +2,10 @@
 
 import hashlib
 import math
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -86,8 +88,17 @@ class ExtractionJob:
 
     def request(self, row: int) -> ViewRequest:
         """Return what a row of `items` asks for."""
-        path, view = str(self.items["path"].iat[row]), self.items["view"].to_numpy()[row]
-        return ViewRequest(self.images.table.root / path, int(view))
+        path = os.fsdecode(self._paths[row])
+        return ViewRequest(self.images.table.root / path, int(self._views[row]))
+
+    @cached_property
+    def _paths(self) -> NDArray[np.bytes_]:
+        """One array: asking a table for one cell at a time leaves pieces of memory behind."""
+        return np.array([os.fsencode(path) for path in self.items["path"]], dtype=np.bytes_)
+
+    @cached_property
+    def _views(self) -> NDArray[np.int64]:
+        return self.items["view"].to_numpy(dtype=np.int64)
 
 
 def prepare_extraction(

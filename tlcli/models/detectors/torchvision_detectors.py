@@ -21,6 +21,7 @@ from tlcli.models.detectors.architectures import train_proposals
 from tlcli.models.detectors.class_heads import architecture_of
 from tlcli.models.detectors.detector import DetectorBuild
 from tlcli.models.detectors.detector_options import DetectorOptions, longest_side
+from tlcli.models.detectors.roi_scales import pin_scales
 from tlcli.models.staged import norms_of
 
 PREFIX = "torchvision/"
@@ -47,6 +48,8 @@ class _Named:
     is_fixed: bool = False
     """Works on pictures of `image_size` only."""
     neck: str = "fpn"
+    roi_strides: tuple[int, ...] = ()
+    """Pixels per cell of the maps that a Faster R-CNN cuts boxes from."""
     mean: tuple[float, ...] = (0.485, 0.456, 0.406)
     std: tuple[float, ...] = (0.229, 0.224, 0.225)
 
@@ -80,14 +83,17 @@ def _in_ssdlite(name: str) -> tuple[str, ...]:
 
 
 _RESNET = _Named(body="resnet50", places=_under_body)
-_MOBILENET = _Named(body="mobilenet_v3_large", places=_under_numbered_body)
+_RCNN_RESNET = replace(_RESNET, roi_strides=(4, 8, 16, 32))
+_RCNN_MOBILENET = _Named(
+    body="mobilenet_v3_large", places=_under_numbered_body, roi_strides=(32, 32)
+)
 NAMED: Mapping[str, _Named] = MappingProxyType(
     {
-        "fasterrcnn_resnet50_fpn": _RESNET,
-        "fasterrcnn_resnet50_fpn_v2": _RESNET,
-        "fasterrcnn_mobilenet_v3_large_fpn": _MOBILENET,
-        "fasterrcnn_mobilenet_v3_large_320_fpn": _Named(
-            body="mobilenet_v3_large", places=_under_numbered_body, image_size=320, max_size=640
+        "fasterrcnn_resnet50_fpn": _RCNN_RESNET,
+        "fasterrcnn_resnet50_fpn_v2": _RCNN_RESNET,
+        "fasterrcnn_mobilenet_v3_large_fpn": _RCNN_MOBILENET,
+        "fasterrcnn_mobilenet_v3_large_320_fpn": replace(
+            _RCNN_MOBILENET, image_size=320, max_size=640
         ),
         "retinanet_resnet50_fpn": _RESNET,
         "retinanet_resnet50_fpn_v2": _RESNET,
@@ -249,6 +255,8 @@ def build_named(build: DetectorBuild, *, num_classes: int) -> nn.Module:
     network: nn.Module = zoo.get_model(
         name, weights=None, weights_backbone=None, num_classes=num_classes + 1, **options
     )
+    if strides := NAMED[name].roi_strides:
+        pin_scales(network.get_submodule("roi_heads.box_roi_pool"), strides)
     if build.norm_eps is not None:
         body = named_body_stages(network, build)
         for norm_name in norms_of(network):
