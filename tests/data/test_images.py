@@ -54,6 +54,35 @@ def test_read_image__exif_orientation_is_applied(tmp_path: Path, orientation: in
     assert (pixels(path).shape[:2] == (14, 10)) == (orientation >= 5)
 
 
+@pytest.mark.parametrize("suffix", ["jpg", "png", "tif", "lzw.tif"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_read_image__stored_pixels_stay_as_they_lie(
+    tmp_path: Path, suffix: str, orientation: int
+) -> None:
+    path = tmp_path / f"a.{suffix}"
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    options = {"compression": "tiff_lzw"} if suffix.startswith("lzw") else {}
+    blocks = np.kron(COLOURS[:5, :7], np.ones((16, 16, 1), dtype=np.uint8))  # JPEG keeps these
+    Image.fromarray(blocks).save(path, exif=exif, **options)
+    stored = np.asarray(read_image(path, upright=False).image).astype(int)
+    assert stored.shape == (80, 112, 3)
+    tolerance = 12 if suffix == "jpg" else 0
+    assert np.abs(stored[8::16, 8::16] - COLOURS[:5, :7]).max() <= tolerance
+    # the upright one is a turned copy of it, whatever Pillow does while loading
+    turns = {
+        1: stored,
+        2: stored[:, ::-1],
+        3: stored[::-1, ::-1],
+        4: stored[::-1],
+        5: stored.transpose(1, 0, 2),
+        6: np.rot90(stored, -1),
+        7: np.rot90(stored, 2).transpose(1, 0, 2),
+        8: np.rot90(stored),
+    }
+    assert np.array_equal(pixels(path), turns[orientation])
+
+
 def test_read_image__broken_exif_counts_as_none(tmp_path: Path) -> None:
     path = tmp_path / "a.png"
     Image.fromarray(COLOURS).save(path, exif=b"Exif\0\0rubbish that is no TIFF header")

@@ -146,7 +146,7 @@ def plain_loop(
         for chosen, decay in ((matrices, 0.05), (exempt, 0.0))
         for is_head in (True, False)
     ]
-    optimizer = AdamW(entries)
+    optimizer = AdamW(entries, fused=True)
     total = sum(len(steps) for steps in epochs)
     scheduler = LambdaLR(
         optimizer,

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 from PIL.Image import Transpose
+from PIL.TiffImagePlugin import TiffImageFile
 
 from tlcli.errors import BadImageError, DataError
 
@@ -29,6 +30,8 @@ _UPRIGHT = {
     7: Transpose.TRANSVERSE,
     8: Transpose.ROTATE_90,
 }
+_BACK = {Transpose.ROTATE_90: Transpose.ROTATE_270, Transpose.ROTATE_270: Transpose.ROTATE_90}
+"""What undoes a turn; the others undo themselves."""
 # These two hold 16-bit samples whenever Pillow says "I" (32-bit integers)
 _SIXTEEN_BIT_FORMATS = frozenset({"PNG", "PPM"})
 
@@ -82,9 +85,8 @@ def _decode(data: bytes, *, path: Path, upright: bool) -> Image.Image:
     try:
         with Image.open(BytesIO(data)) as image:
             _check_pixels(image.size)
-            image.load()
-            turned = _upright(image) if upright else image
-            return _as_rgb(turned, file_format=image.format)
+            decoded = _upright(image) if upright else _stored(image)
+            return _as_rgb(decoded, file_format=image.format)
     except MemoryError:
         raise
     except UnidentifiedImageError as error:
@@ -103,14 +105,30 @@ def _check_pixels(size: tuple[int, int]) -> None:
         )
 
 
+def _stored(image: Image.Image) -> Image.Image:
+    """Decode `image` and return the pixels as they lie in the file."""
+    if not isinstance(image, TiffImageFile):
+        image.load()
+        return image
+    turn = _turn(image)
+    image.load()  # turns TIFF as EXIF says, of all formats this one only
+    return image if turn is None else image.transpose(_BACK.get(turn, turn))
+
+
 def _upright(image: Image.Image) -> Image.Image:
+    """Decode `image` and return it as EXIF turns it."""
+    image.load()
+    turn = _turn(image)
+    return image if turn is None else image.transpose(turn)
+
+
+def _turn(image: Image.Image) -> Transpose | None:
     try:
         orientation = image.getexif().get(_ORIENTATION_TAG)
     except Exception:  # a broken EXIF block says nothing about the orientation
-        return image
+        return None
     # Fujifilm and others write 0 or a wrong type for "unknown"
-    method = _UPRIGHT.get(orientation) if isinstance(orientation, int) else None
-    return image if method is None else image.transpose(method)
+    return _UPRIGHT.get(orientation) if isinstance(orientation, int) else None
 
 
 def _as_rgb(image: Image.Image, *, file_format: str | None) -> Image.Image:

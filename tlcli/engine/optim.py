@@ -98,7 +98,7 @@ def build_optimizer(
         for group in groups
     ]
     if name == "adamw":
-        return AdamW(entries)
+        return AdamW(entries, fused=True)  # one pass over the memory instead of ten
     return SGD(entries, momentum=_SGD_MOMENTUM, nesterov=True)
 
 

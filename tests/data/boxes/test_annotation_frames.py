@@ -71,3 +71,13 @@ def test_settle_frames__another_shape_is_refused() -> None:
     assert frame(settle((4000, 2980), PLAIN))[2]  # 0.7 % off
     with pytest.raises(DataError, match=r"is 40 x 30\. Their boxes belong to other pictures"):
         settle((4000, 2950), PLAIN)  # 1.7 % off
+
+
+@pytest.mark.parametrize("orientation", [1, 2, 3, 4])
+def test_settle_frames__a_near_square_on_its_side_is_no_copy(orientation: int) -> None:
+    header = ImageHeader(upright=(1000, 1003), stored=(1000, 1003), orientation=orientation)
+    with pytest.raises(
+        DataError, match=r"stated as 1003 x 1000 but is 1000 x 1003 \(turned by a quarter\?\)"
+    ):
+        settle((1003, 1000), header)
+    assert frame(settle((2000, 2006), header)) == (2000, 2006, True)

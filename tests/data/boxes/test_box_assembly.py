@@ -1,9 +1,18 @@
 from pathlib import Path
 
 import pytest
-from tiny_boxes import annotation_record, image_record, without, write_coco, write_picture
+from tiny_boxes import (
+    annotation_record,
+    image_record,
+    without,
+    write_coco,
+    write_picture,
+    write_voc,
+    write_yolo,
+)
 
 from tlcli.data.boxes.box_catalog import load_boxes
+from tlcli.data.boxes.box_splits import split_boxes
 from tlcli.data.boxes.box_table import BoxTable
 from tlcli.errors import BadImageError, DataError
 
@@ -55,3 +64,62 @@ def test_assemble__file_that_is_no_image(tmp_path: Path) -> None:
     (tmp_path / "1.png").write_text("hello")
     with pytest.raises(BadImageError, match=r"Cannot decode .*1.png: not an image format"):
         load_boxes(str(path), on_bad_box="fix")
+
+
+def test_assemble__bad_images_are_skipped_with_their_boxes(tmp_path: Path) -> None:
+    for split in ("train", "val"):
+        write_coco(
+            tmp_path / f"annotations/{split}.json",
+            folder=tmp_path / split,
+            images=[image_record(number) for number in (1, 2, 3)],
+            annotations=[annotation_record(number, image_id=number) for number in (1, 2, 3)],
+        )
+    (tmp_path / "train/1.png").write_bytes(b"")
+    (tmp_path / "val/2.png").write_text("hello")
+    with pytest.raises(BadImageError, match=r"empty.*1 more.*\) Repair it, or .* --on-bad-image"):
+        load_boxes(str(tmp_path), on_bad_box="fix", on_bad_image="fail")
+    table = load_boxes(str(tmp_path), on_bad_box="fix", on_bad_image="skip")
+    left = ["train/2.png", "train/3.png", "val/1.png", "val/3.png"]
+    assert table.images["path"].tolist() == left
+    assert table.boxes[["image", "annotation_id"]].to_numpy().tolist() == [
+        [0, 2],
+        [1, 3],
+        [2, 1],
+        [3, 3],
+    ]
+    assert table.skipped == (
+        ("train/1.png", f"Cannot decode {tmp_path}/train/1.png: the file is empty (0 bytes)."),
+        ("val/2.png", f"Cannot decode {tmp_path}/val/2.png: not an image format known here."),
+    )
+    assert table.kept([0, 2]).skipped == table.skipped
+    split = split_boxes(table, val_fraction=0, test_fraction=0.5, seed=0)
+    assert split.splits == ("train", "val", "test")
+    assert split.skipped == table.skipped
+
+
+@pytest.mark.parametrize("kind", ["voc", "yolo", "coco file"])
+def test_assemble__bad_images_are_skipped_in_every_layout(tmp_path: Path, kind: str) -> None:
+    path = tmp_path
+    if kind == "voc":
+        write_voc(tmp_path, {name: [("cat", (1, 2, 3, 4))] for name in "ab"})
+        bad = "JPEGImages/a.jpg"
+    elif kind == "yolo":
+        labels = dict.fromkeys("ab", "0 0.5 0.5 0.1 0.1")
+        write_yolo(tmp_path, labels, yaml="train: images\nnames: [cat]\n")
+        bad = "images/a.png"
+    else:
+        rows = [annotation_record(number, image_id=number) for number in (1, 2)]
+        images = [image_record(1), image_record(2)]
+        path = write_coco(tmp_path / "x.json", folder=tmp_path, images=images, annotations=rows)
+        bad = "1.png"
+    (tmp_path / bad).write_text("hello")
+    table = load_boxes(str(path), on_bad_box="fix", on_bad_image="skip")
+    assert [name for name, _ in table.skipped] == [bad]
+    assert (len(table.images), len(table.boxes)) == (1, 1)
+
+
+def test_assemble__nothing_is_left_when_all_are_skipped(tmp_path: Path) -> None:
+    path = write_coco(tmp_path / "x.json")
+    (tmp_path / "1.png").write_text("hello")
+    with pytest.raises(BadImageError, match=r"None of the 1 images in .* can be read: Cannot dec"):
+        load_boxes(str(path), on_bad_box="fix", on_bad_image="skip")

@@ -1,6 +1,5 @@
 """Training batches of boxes: every image once, boxes in the picture's own pixels."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -78,8 +77,26 @@ def test_grouped_batches__every_image_once(
 
     references = sorted(reference for batch in batches for reference in batch)
     assert references == [(index, epoch) for index in range(len(samples))]
-    assert len(batches) == math.ceil(len(samples) / batch_size)
-    assert all(1 <= len(batch) <= batch_size for batch in batches)
+    full, left = divmod(len(samples), batch_size)
+    sizes = sorted(map(len, batches))
+    if left == 1 and full:  # BatchNorm needs company
+        assert sizes == [batch_size] * (full - 1) + [batch_size + 1]
+    else:
+        assert sizes == [left] * (left > 0) + [batch_size] * full
+    again = grouped_batches(samples, batch_size=batch_size, seed=seed, epoch=epoch)
+    assert again == batches
+
+
+def test_grouped_batches__single_image_joins_the_nearest_shape() -> None:
+    sides = [(30, 90)] * 4 + [(90, 90)] * 4 + [(90, 30)] * 4 + [(30, 80)]
+    samples = [sample_of(width=width, height=height) for width, height in sides]
+
+    batches = grouped_batches(samples, batch_size=4, seed=0, epoch=0)
+
+    found = sorted(sorted(index for index, _ in batch) for batch in batches)
+    (joined,) = [batch for batch in found if len(batch) == 5]
+    tall = {0, 1, 2, 3, 12}
+    assert set(joined) == tall
 
 
 def test_grouped_batches__tall_and_wide_are_kept_apart() -> None:
@@ -263,3 +280,26 @@ def test_box_samples__of_one_split_only(tmp_path: Path) -> None:
     assert [sample.labels.tolist() for sample in box_samples(table, "train")] == [[1]]
     with pytest.raises(DataError, match="has no 'test' part"):
         box_samples(table, "test")
+
+
+def test_box_samples__crowds_alone_are_not_trained_on(tmp_path: Path) -> None:
+    source = write_coco(
+        tmp_path / "boxes.json",
+        folder=tmp_path,
+        images=[image_record(number) for number in (1, 2, 3, 4)],
+        annotations=[
+            annotation_record(1, image_id=2, iscrowd=1),
+            annotation_record(2, image_id=3, iscrowd=1),
+            annotation_record(3, image_id=3),
+            annotation_record(4, image_id=4),
+        ],
+    )
+    table = load_boxes(str(source), on_bad_box="fail")
+
+    def names(**options: bool) -> list[tuple[str, int]]:
+        samples = box_samples(table, "unsplit", **options)
+        return [(sample.path.name, len(sample.boxes)) for sample in samples]
+
+    # 1 is a true negative; 2 shows objects that nobody drew boxes around
+    assert names(for_training=True) == [("1.png", 0), ("3.png", 1), ("4.png", 1)]
+    assert names() == [("1.png", 0), ("2.png", 0), ("3.png", 1), ("4.png", 1)]

@@ -135,8 +135,12 @@ def test_limit_boxes__at_most_so_many_of_each_split() -> None:
 def test_limit_boxes__useless_limits() -> None:
     with pytest.raises(ConfigError, match="--limit is 0; it must be 1 or more"):
         limit_boxes(make([{0}]), limit=0, seed=0)
-    with pytest.raises(DataError, match="has 1 images but no boxes"):
-        limit_boxes(make([set()] * 99 + [{0}]), limit=1, seed=0)
+
+
+def test_limit_boxes__a_sample_without_boxes_is_no_error_here() -> None:
+    table = make([set()] * 99 + [{0}] + [{0}] * 3, splits=["train"] * 100 + ["val"] * 3)
+    small = limit_boxes(table, limit=1, seed=0)
+    assert [part["boxes"] for part in small.counts().values()] == [0, 1]
 
 
 def test_read_box_split__gives_back_what_was_written(tmp_path: Path) -> None:

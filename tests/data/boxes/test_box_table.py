@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -7,7 +8,14 @@ from pycocotools.coco import COCO
 from tiny_boxes import annotation_record, image_record, write_coco, write_picture
 
 from tlcli.data.boxes.box_catalog import load_boxes
-from tlcli.data.boxes.box_table import BOX_TYPES, IMAGE_TYPES, BoxTable
+from tlcli.data.boxes.box_table import (
+    BOX_TYPES,
+    IMAGE_TYPES,
+    BoxTable,
+    Repair,
+    check_judgeable,
+    check_trainable,
+)
 from tlcli.errors import DataError
 
 CATEGORIES = [{"id": 90, "name": "dog"}, {"id": 3, "name": "cat"}, {"id": 7, "name": "emu"}]
@@ -145,7 +153,7 @@ def test_fingerprint__changes_with_boxes_sizes_and_splits(table: BoxTable) -> No
         ([annotation_record(1, bbox=[50, 50, 5, 5])], "has 1 images but no boxes"),
     ],
 )
-def test_check_trainable__no_boxes(
+def test_check_not_empty__no_boxes(
     tmp_path: Path, annotations: list[dict[str, object]], message: str
 ) -> None:
     path = write_coco(tmp_path / "x.json", folder=tmp_path, annotations=annotations)
@@ -156,11 +164,78 @@ def test_check_trainable__no_boxes(
 def test_check_trainable__negatives_only_in_train(tmp_path: Path) -> None:
     write_coco(tmp_path / "train.json", folder=tmp_path / "train", annotations=[])
     write_coco(tmp_path / "val.json", folder=tmp_path / "val")
-    with pytest.raises(DataError, match=r"None of the 1 train images of .* has a box; annotate"):
-        load_boxes(str(tmp_path), on_bad_box="fix")
+    table = load_boxes(str(tmp_path), on_bad_box="fix")  # enough for an evaluation
+    with pytest.raises(DataError, match=r"None of the 1 train images of .* has a box .*; annotate"):
+        check_trainable(table)
 
 
-def test_check_trainable__no_images(tmp_path: Path) -> None:
+def test_check_trainable__one_box_is_enough(table: BoxTable) -> None:
+    check_trainable(table)
+    check_trainable(table.kept([2]))  # no train part to look at
+    with pytest.raises(DataError, match="None of the 1 train images"):
+        check_trainable(table.kept([0, 2]))  # a crowd only
+    with pytest.raises(DataError, match="None of the 1 unsplit images"):
+        check_trainable(table.kept([0]).as_one_part())
+
+
+def test_check_judgeable__needs_a_box_that_is_no_crowd(table: BoxTable) -> None:
+    for split in table.splits:
+        check_judgeable(table, split)
+    with pytest.raises(
+        DataError,
+        match=r"The train part of .* has no boxes \(crowds do not count\), so nothing can be meas",
+    ):
+        check_judgeable(table.kept([0, 2]), "train")
+    with pytest.raises(DataError, match="has no 'test' part"):
+        check_judgeable(table, "test")
+
+
+def test_kept__repairs_of_images_that_are_left(table: BoxTable) -> None:
+    repairs = (Repair("val/1.png", "a"), Repair("train/5.png", "b"), Repair("val/1.png", "c"))
+    table = replace(table, repairs=repairs)
+    assert table.kept([1, 2]).repairs == (repairs[0], repairs[2])
+    assert table.kept([0, 1]).repairs == (repairs[1],)
+    assert table.repairs_of("val") == (repairs[0], repairs[2])
+    assert table.repairs_of("train") == (repairs[1],)
+    with pytest.raises(DataError, match="has no 'test' part"):
+        table.repairs_of("test")
+
+
+def test_as_one_part__ids_that_meet_are_replaced(table: BoxTable) -> None:
+    one = table.as_one_part()
+    assert one.splits == ("unsplit",)
+    assert one.images.dtypes.astype(str).to_dict() == IMAGE_TYPES
+    assert one.boxes.dtypes.astype(str).to_dict() == BOX_TYPES
+    assert one.images["image_id"].tolist() == [5, 2, 1]  # each is there once
+    assert one.boxes["annotation_id"].tolist() == [1, 2, 3, 4]  # 11 was there twice
+    assert one.notes == (
+        "Annotation ids stand in more than one part; annotations are numbered from 1.",
+    )
+    assert one.fingerprint != table.fingerprint
+
+    clash = replace(table, images=table.images.assign(image_id=[7, 8, 7])).as_one_part()
+    assert clash.images["image_id"].tolist() == [1, 2, 3]
+    assert clash.notes[0] == ("Image ids stand in more than one part; images are numbered from 1.")
+    truth = clash.ground_truth("unsplit")
+    assert [item["image_id"] for item in truth["annotations"]] == [2, 1, 2, 3]
+    assert [item["bbox"] for item in truth["annotations"]] == (
+        [
+            item["bbox"]
+            for split in table.splits
+            for item in table.ground_truth(split)["annotations"]
+        ]
+    )
+
+
+def test_as_one_part__without_clashes_nothing_but_the_split_changes(table: BoxTable) -> None:
+    part = table.kept([0, 1])
+    one = part.as_one_part()
+    assert one.notes == part.notes
+    assert one.boxes.equals(part.boxes)
+    assert one.images.drop(columns="split").equals(part.images.drop(columns="split"))
+
+
+def test_check_not_empty__no_images(tmp_path: Path) -> None:
     path = write_coco(tmp_path / "x.json", images=[], annotations=[])
     with pytest.raises(DataError, match="No images in"):
         load_boxes(str(path), on_bad_box="fix")

@@ -1,4 +1,5 @@
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -165,4 +166,106 @@ def test_load_boxes__names_that_no_disk_can_hold(tmp_path: Path) -> None:
     path = write_coco(tmp_path / "x.json", images=records)
     write_picture(tmp_path / "1.png")
     with pytest.raises(DataError, match="File name too long"):
+        load(path)
+
+
+NUMBERED = [image_record(number) for number in (0, 1, 2)]
+
+
+def write_annotations(root: Path, *splits: str) -> None:
+    """Write instances_SPLIT.json of 0.png, 1.png and 2.png, without pictures."""
+    for split in splits:
+        write_coco(root / f"annotations/instances_{split}.json", images=NUMBERED)
+
+
+def write_numbered(folder: Path) -> None:
+    for number in (0, 1, 2):
+        write_picture(folder / f"{number}.png")
+
+
+@pytest.mark.parametrize("above", ["", "images/"])
+@pytest.mark.parametrize(
+    ("word", "name"),
+    [
+        ("val", "validation"),
+        ("val", "valid"),
+        ("validation", "val"),
+        ("val2017", "Valid"),
+        ("valid", "val2017"),
+        ("train", "training"),
+        ("test", "testing_2017"),
+    ],
+)
+def test_load_boxes__coco_folder_by_any_word_for_its_split(
+    tmp_path: Path, above: str, word: str, name: str
+) -> None:
+    write_annotations(tmp_path, word)
+    for folder in {"train", "validation", "test", name}:
+        if folder == name or not {word[:3], name[:3].lower()} & {folder[:3]}:
+            write_numbered(tmp_path / above / folder)
+    assert set(load(tmp_path).images["path"]) == {f"{above}{name}/{i}.png" for i in range(3)}
+
+
+def test_load_boxes__coco_folders_of_all_splits_with_the_same_names(tmp_path: Path) -> None:
+    write_annotations(tmp_path, "train", "val")
+    for folder in ("test", "train", "validation"):
+        write_numbered(tmp_path / folder)
+    images = load(tmp_path).images
+    assert {path.split("/")[0] for path in images["path"][images["split"] == "val"]} == {
+        "validation"
+    }
+    alone = load(tmp_path / "annotations/instances_val.json")
+    assert alone.images["path"].tolist() == [f"validation/{number}.png" for number in range(3)]
+
+
+def test_load_boxes__coco_folder_of_another_split_is_never_taken(tmp_path: Path) -> None:
+    write_annotations(tmp_path, "val")
+    write_numbered(tmp_path / "test")
+    write_numbered(tmp_path / "images/train2017")
+    with pytest.raises(DataError, match=r"are nowhere near it; .* named as another split"):
+        load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("json_name", "folders"),
+    [
+        ("annotations/instances_val.json", ("valid", "validation")),
+        ("annotations/instances_val.json", ("val", "images/val")),
+        ("annotations/instances_val.json", ("photos", "pictures")),
+        ("x.json", ("test", "train")),
+    ],
+)
+def test_load_boxes__coco_folders_that_fit_equally(
+    tmp_path: Path, json_name: str, folders: tuple[str, str]
+) -> None:
+    path = write_coco(tmp_path / json_name, images=NUMBERED)
+    for folder in folders:
+        write_numbered(tmp_path / folder)
+    first, second = (re.escape(str(tmp_path / folder)) for folder in folders)
+    with pytest.raises(DataError, match=f"can be those in {first} or {second}; call the right"):
+        load(path)
+    (tmp_path / folders[1] / "2.png").unlink()
+    table = load(path)
+    assert set(table.images["path"]) == {f"{folders[0]}/{number}.png" for number in range(3)}
+
+
+def test_load_boxes__coco_folder_by_two_names_is_one(tmp_path: Path) -> None:
+    write_annotations(tmp_path, "val")
+    write_numbered(tmp_path / "valid")
+    (tmp_path / "validation").symlink_to(tmp_path / "valid")
+    assert len(load(tmp_path).images) == 3
+
+
+def test_load_boxes__roboflow_keeps_to_its_own_folder(tmp_path: Path) -> None:
+    write_coco(tmp_path / "valid/_annotations.coco.json", images=NUMBERED)
+    for folder in ("train", "val", "valid"):
+        write_numbered(tmp_path / folder)
+    assert load(tmp_path).images["path"].tolist() == [f"valid/{number}.png" for number in range(3)]
+
+
+def test_load_boxes__missing_images_are_not_taken_from_a_neighbour(tmp_path: Path) -> None:
+    path = write_coco(tmp_path / "mine/x.json", images=NUMBERED)
+    write_picture(tmp_path / "mine/photos/0.png")
+    write_numbered(tmp_path / "theirs")
+    with pytest.raises(DataError, match=r"2 of 3 annotated images are not in .*photos/1.png"):
         load(path)

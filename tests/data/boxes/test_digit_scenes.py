@@ -99,3 +99,10 @@ def test_is_scene_folder__finished_or_begun(cache: Path) -> None:
     assert is_scene_folder(name)
     assert is_scene_folder(f"{name}.x1y2")
     assert not is_scene_folder("sample-digits-v1")
+
+
+def test_is_scene_folder__those_of_older_versions_are_ours_too(cache: Path) -> None:
+    assert digit_scenes_folder().name == "sample-digit-scenes-v2"
+    assert is_scene_folder("sample-digit-scenes-v1")
+    assert is_scene_folder("sample-digit-scenes-v1.x1y2")
+    assert not is_scene_folder("sample-digit-scenes-v10")

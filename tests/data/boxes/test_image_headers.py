@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 from tiny_boxes import write_picture
 
-from tlcli.data.boxes.image_headers import read_headers
+from tlcli.data.boxes.image_headers import ImageHeader, probe_headers, read_headers
 from tlcli.data.images import read_image
 from tlcli.errors import BadImageError, DataError
 
@@ -19,6 +19,7 @@ def test_read_headers__upright_size_is_that_of_the_decoded_picture(
     path = write_picture(tmp_path / f"a.{suffix}", (40, 30), orientation=orientation)
     (header,) = read_headers(tmp_path, ["a." + suffix])
     assert header.upright == read_image(path).image.size
+    assert header.stored == read_image(path, upright=False).image.size
     assert header.upright == ((30, 40) if orientation > 4 else (40, 30))
     assert header.stored == (40, 30)
     assert header.orientation == orientation
@@ -64,7 +65,10 @@ def test_read_headers__broken_headers(tmp_path: Path) -> None:
     (tmp_path / "b.png").write_bytes(b"no image")
     with pytest.raises(BadImageError, match=r"a.png: the file is empty \(0 bytes\).*1 more files"):
         read_headers(tmp_path, ["a.png", "b.png"])
-    with pytest.raises(BadImageError, match=r"b.png: not an image format known here\.$"):
+    with pytest.raises(
+        BadImageError,
+        match=r"b.png: not an image format known here\. Repair it, or leave .*-image skip\.$",
+    ):
         read_headers(tmp_path, ["b.png"])
 
 
@@ -73,3 +77,25 @@ def test_read_headers__decompression_bomb(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
     with pytest.warns(Image.DecompressionBombWarning), pytest.raises(BadImageError, match="1000"):
         read_headers(tmp_path, ["a.png"])
+
+
+def test_read_headers__tiff_that_xmp_alone_turns(tmp_path: Path) -> None:
+    xmp = b'<x:xmpmeta><rdf:Description tiff:Orientation="6"/></x:xmpmeta>'
+    image = Image.new("L", (40, 30))
+    image.save(tmp_path / "a.tif", tiffinfo={700: xmp})
+    (header,) = read_headers(tmp_path, ["a.tif"])
+    assert header == ImageHeader(upright=(30, 40), stored=(40, 30), orientation=6)
+    assert read_image(tmp_path / "a.tif").image.size == header.upright
+    assert read_image(tmp_path / "a.tif", upright=False).image.size == header.stored
+
+
+def test_probe_headers__broken_ones_in_their_places(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(b"")
+    write_picture(tmp_path / "b.png")
+    (tmp_path / "c.png").write_bytes(b"no image")
+    first, good, last = probe_headers(tmp_path, ["a.png", "b.png", "c.png"])
+    assert isinstance(good, ImageHeader)
+    assert str(first).endswith("a.png: the file is empty (0 bytes).")
+    assert str(last).endswith("c.png: not an image format known here.")
+    with pytest.raises(DataError, match=r"1 of 2 annotated images are not in .*: 'd.png'"):
+        probe_headers(tmp_path, ["a.png", "d.png"])

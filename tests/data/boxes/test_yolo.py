@@ -119,3 +119,10 @@ def test_load_boxes__yolo_without_any_labels(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match=r"no images for train in .*empty"):
         load(tmp_path)
+
+
+def test_load_boxes__yolo_poses_are_no_polygons(tmp_path: Path) -> None:
+    line = "0 0.5 0.5 0.25 0.5 0.4 0.4 0.6 0.6"  # a box and two key points
+    write_yolo(tmp_path, {"a": line}, yaml=f"{YAML}kpt_shape: [2, 2]\n")
+    with pytest.raises(DataError, match=r"data.yaml has kpt_shape: .* export the data set for det"):
+        load(tmp_path)

@@ -67,6 +67,9 @@ def _frame(stated: tuple[int, int], header: ImageHeader) -> _Frame | None:
     if 0 in stated:
         return _Frame(header.upright, True)
     turned = header.orientation != 1
+    fits_exactly = stated in (header.upright, header.stored)
+    if stated == header.upright[::-1] and not fits_exactly:
+        return None  # a nearly square picture that was turned, not a copy in another size
     for exact in (True, False):
         for is_upright, size in ((True, header.upright), (False, header.stored)):
             if stated == size if exact else _same_shape(stated, size):
@@ -101,13 +104,18 @@ def _refuse_misfits(
         image, upright = images.iloc[row], headers[row].upright
         told.append(
             f"'{image['path']}' is stated as {image['width']} x {image['height']} but is"
-            f" {upright[0]} x {upright[1]}"
+            f" {upright[0]} x {upright[1]}{_guess(image, upright)}"
         )
     raise DataError(
         f"{len(rows)} images of {source} have another shape than the annotations state:"
         f" {'; '.join(told)}. Their boxes belong to other pictures; use the images that were"
         " annotated, or correct width and height."
     )
+
+
+def _guess(image: pd.Series, upright: tuple[int, int]) -> str:
+    is_swapped = (image["height"], image["width"]) == upright
+    return " (turned by a quarter?)" if is_swapped else ""
 
 
 def _change(frame: _Frame, header: ImageHeader) -> str:

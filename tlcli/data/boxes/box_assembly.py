@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -13,30 +14,35 @@ from tlcli.data.boxes.box_table import (
     IMAGE_TYPES,
     XYWH,
     BoxTable,
-    check_trainable,
+    check_not_empty,
+    kept_rows,
     typed,
 )
-from tlcli.data.boxes.image_headers import read_headers
-from tlcli.data.boxes.raw_parts import RawPart, join_parts
+from tlcli.data.boxes.image_headers import ImageHeader, OnBadImage, probe_headers, read_headers
+from tlcli.data.boxes.raw_parts import JoinedParts, RawPart, join_parts
+from tlcli.errors import BadImageError
 
 
-def assemble(parts: Sequence[RawPart], *, root: Path, on_bad_box: OnBadBox) -> BoxTable:
+def assemble(
+    parts: Sequence[RawPart], *, root: Path, on_bad_box: OnBadBox, on_bad_image: OnBadImage
+) -> BoxTable:
     """Join the parts of a data set, and check its files, sizes and boxes.
 
     Args:
         parts: At least one; no two of one split. Paths are relative to `root`.
         root: Absolute folder.
         on_bad_box: See `box_repair.repair_boxes`.
+        on_bad_image: "skip" leaves out images whose header cannot be read, "fail" refuses them.
 
     Raises:
         DataError: parts, files, sizes or boxes do not fit together; see the functions called here.
-        BadImageError: an image file is none.
+        BadImageError: an image file is none, or with "skip": all of them are none.
     """
     joined = join_parts(parts)
-    headers = read_headers(root, joined.images["path"].tolist())
-    frames = settle_frames(joined.images, headers, source=str(root))
+    readable = _readable(joined, root=root, on_bad_image=on_bad_image)
+    frames = settle_frames(readable.images, readable.headers, source=str(root))
     fractions = {part.split for part in parts if part.in_fractions}
-    boxes = _in_pixels(joined.boxes, frames.images, splits=fractions)
+    boxes = _in_pixels(readable.boxes, frames.images, splits=fractions)
     repaired = repair_boxes(boxes, frames.images, on_bad_box=on_bad_box)
     filled = _with_areas(repaired.boxes)
     table = BoxTable(
@@ -47,8 +53,36 @@ def assemble(parts: Sequence[RawPart], *, root: Path, on_bad_box: OnBadBox) -> B
         categories=joined.categories,
         notes=(*joined.notes, *frames.notes, *repaired.notes),
         repairs=(*frames.repairs, *repaired.repairs),
+        skipped=readable.skipped,
     )
-    return check_trainable(table)
+    check_not_empty(table)
+    return table
+
+
+class _Readable(NamedTuple):
+    images: pd.DataFrame
+    boxes: pd.DataFrame
+    headers: list[ImageHeader]
+    skipped: tuple[tuple[str, str], ...]
+
+
+def _readable(joined: JoinedParts, *, root: Path, on_bad_image: OnBadImage) -> _Readable:
+    """Return the images with a header, their boxes, and path and reason of the others."""
+    paths = joined.images["path"].tolist()
+    probe = probe_headers if on_bad_image == "skip" else read_headers
+    found: Sequence[ImageHeader | BadImageError] = probe(root, paths)
+    reasons = {
+        path: str(header)
+        for path, header in zip(paths, found, strict=True)
+        if isinstance(header, BadImageError)
+    }
+    good = [row for row, path in enumerate(paths) if path not in reasons]
+    if reasons and not good:
+        first = next(iter(reasons.values()))
+        raise BadImageError(f"None of the {len(paths)} images in {root} can be read: {first}")
+    images, boxes = kept_rows(joined.images, joined.boxes, good)
+    headers = [header for header in found if isinstance(header, ImageHeader)]
+    return _Readable(images, boxes, headers, tuple(reasons.items()))
 
 
 def _in_pixels(boxes: pd.DataFrame, images: pd.DataFrame, *, splits: set[str]) -> pd.DataFrame:

@@ -53,7 +53,7 @@ class BoxSample:
 
 
 class LoadedImage(NamedTuple):
-    """A decoded image with its boxes, or what kept it from being decoded."""
+    """A decoded image with its boxes."""
 
     image: Tensor
     boxes: Tensor
@@ -61,10 +61,23 @@ class LoadedImage(NamedTuple):
     position: int
 
 
-def box_samples(table: BoxTable, split: str) -> list[BoxSample]:
-    """Return the images of a split, in the order of its rows, with what is to be learned."""
+def box_samples(table: BoxTable, split: str, *, for_training: bool = False) -> list[BoxSample]:
+    """Return the images of a split, in the order of its rows, with what is to be learned.
+
+    Args:
+        table: Where they are.
+        split: One of its splits.
+        for_training: Leave out images that have crowds and no single box: as negatives they would
+            teach that the objects to be seen in them are none.
+
+    Raises:
+        DataError: the table has no images in `split`.
+    """
     images, boxes = table.images_of(split), table.boxes_of(split)
-    boxes = boxes[~boxes["is_crowd"]]
+    crowded, boxes = boxes[boxes["is_crowd"]], boxes[~boxes["is_crowd"]]
+    if for_training:
+        only_crowds = set(crowded["image"]) - set(boxes["image"])
+        images = images[~images["row"].isin(only_crowds)]
     values = boxes[["x", "y", "width", "height"]].to_numpy(np.float64)
     labels = boxes["category"].to_numpy(np.int64) + 1
     rows_of = boxes.groupby("image").indices
@@ -142,11 +155,14 @@ def grouped_batches(
     """Return the batches of a training epoch: every image once, similar shapes together.
 
     Images of a batch are padded to one size, so tall ones are kept from wide ones. What is left
-    over of each group makes the last batches; the order of the batches is random too.
+    over of each group makes the last batches; the order of the batches is random too. A single
+    image left at the end joins the batch nearest in shape, which then has `batch_size + 1`:
+    BatchNorm cannot train on one value per channel. With `batch_size` 1 or one image in all there
+    is nothing to join.
 
     Args:
         samples: The images.
-        batch_size: Images per batch; only the last ones may be smaller.
+        batch_size: Images per batch; only the last one may have fewer.
         seed: Of the run.
         epoch: The view of every image.
     """
@@ -154,19 +170,30 @@ def grouped_batches(
     groups: dict[int, list[Reference]] = {}
     batches: list[list[Reference]] = []
     for index in generator.permutation(len(samples)):
-        sample = samples[index]
-        group = groups.setdefault(_shape_group(sample.width / sample.height), [])
+        group = groups.setdefault(_shape_group(samples[index]), [])
         group.append((int(index), epoch))
         if len(group) == batch_size:
             batches.append(group.copy())
             group.clear()
     left = [reference for _, group in sorted(groups.items()) for reference in group]
     batches += [left[i : i + batch_size] for i in range(0, len(left), batch_size)]
+    if len(batches) > 1 and batch_size > 1 and len(batches[-1]) == 1:
+        _join_nearest(batches.pop(), batches, samples)
     return [batches[i] for i in generator.permutation(len(batches))]
 
 
-def _shape_group(aspect: float) -> int:
-    return int(np.floor(np.log2(aspect) * _ASPECT_STEPS).clip(-_ASPECT_STEPS, _ASPECT_STEPS))
+def _join_nearest(
+    lone: list[Reference], batches: Sequence[list[Reference]], samples: Sequence[BoxSample]
+) -> None:
+    """Add `lone` to the first of the batches whose first image has the most similar shape."""
+    shape = _shape_group(samples[lone[0][0]])
+    nearest = min(batches, key=lambda batch: abs(_shape_group(samples[batch[0][0]]) - shape))
+    nearest += lone
+
+
+def _shape_group(sample: BoxSample) -> int:
+    steps = np.log2(sample.width / sample.height) * _ASPECT_STEPS
+    return int(np.floor(steps).clip(-_ASPECT_STEPS, _ASPECT_STEPS))
 
 
 def box_batches(

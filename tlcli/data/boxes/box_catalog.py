@@ -15,6 +15,7 @@ from tlcli.data.boxes.coco_folders import (
     read_coco_folder,
 )
 from tlcli.data.boxes.digit_scenes import digit_scenes_folder
+from tlcli.data.boxes.image_headers import OnBadImage
 from tlcli.data.boxes.pascal_voc import is_voc_folder, read_voc_folder
 from tlcli.data.boxes.yolo import read_yolo
 from tlcli.data.boxes.yolo_yaml import find_yolo_yaml
@@ -31,25 +32,29 @@ UNDERSTOOD = (
 )
 
 
-def load_boxes(spec: str, *, on_bad_box: OnBadBox) -> BoxTable:
+def load_boxes(spec: str, *, on_bad_box: OnBadBox, on_bad_image: OnBadImage = "fail") -> BoxTable:
     """Read the detection data set that `spec` names.
 
     Args:
         spec: A folder, a .json or .yaml file, or `sample:digits`.
         on_bad_box: What to do with boxes without extent or outside their image; see
             `box_repair.repair_boxes`.
+        on_bad_image: "skip" leaves out images whose header cannot be read, with their boxes; they
+            are then in `skipped` of the table. Pixels are not looked at.
 
     Raises:
         DataError: nothing is there, it is laid out in no way understood here, or its files are
             not as they should be.
+        BadImageError: an image file is none, and `on_bad_image` is "fail".
     """
     if spec.startswith("sample:"):
-        return replace(_load_folder(_sample(spec), on_bad_box=on_bad_box), spec=spec)
-    path = Path(os.path.abspath(Path(spec).expanduser()))  # noqa: PTH100  (absolute keeps "..")
+        path = _sample(spec)
+    else:
+        path = Path(os.path.abspath(Path(spec).expanduser()))  # noqa: PTH100  (absolute keeps "..")
     if not path.exists():
         raise DataError(f"There is no data at '{spec}'. {UNDERSTOOD}")
     load = _load_folder if path.is_dir() else _load_file
-    return replace(load(path, on_bad_box=on_bad_box), spec=spec)
+    return replace(load(path, on_bad_box=on_bad_box, on_bad_image=on_bad_image), spec=spec)
 
 
 def _sample(spec: str) -> Path:
@@ -61,24 +66,24 @@ def _sample(spec: str) -> Path:
     raise DataError(f"No sample data called '{spec}'.{hint} There is {', '.join(SAMPLES)}.")
 
 
-def _load_file(path: Path, *, on_bad_box: OnBadBox) -> BoxTable:
+def _load_file(path: Path, *, on_bad_box: OnBadBox, on_bad_image: OnBadImage) -> BoxTable:
     suffix = path.suffix.lower()
     if suffix == ".json":
-        return read_coco_file(path, on_bad_box=on_bad_box)
+        return read_coco_file(path, on_bad_box=on_bad_box, on_bad_image=on_bad_image)
     if suffix in (".yaml", ".yml"):
-        return read_yolo(path, on_bad_box=on_bad_box)
+        return read_yolo(path, on_bad_box=on_bad_box, on_bad_image=on_bad_image)
     raise DataError(f"{path} is a file of no kind understood here. {UNDERSTOOD}")
 
 
-def _load_folder(path: Path, *, on_bad_box: OnBadBox) -> BoxTable:
+def _load_folder(path: Path, *, on_bad_box: OnBadBox, on_bad_image: OnBadImage) -> BoxTable:
     if files := find_coco_files(path):
-        return read_coco_folder(path, files, on_bad_box=on_bad_box)
+        return read_coco_folder(path, files, on_bad_box=on_bad_box, on_bad_image=on_bad_image)
     if is_voc_folder(path):
-        return read_voc_folder(path, on_bad_box=on_bad_box)
+        return read_voc_folder(path, on_bad_box=on_bad_box, on_bad_image=on_bad_image)
     if settings := find_yolo_yaml(path):
-        return read_yolo(settings, on_bad_box=on_bad_box)
+        return read_yolo(settings, on_bad_box=on_bad_box, on_bad_image=on_bad_image)
     if files := find_loose_coco_files(path):
-        return read_coco_folder(path, files, on_bad_box=on_bad_box)
+        return read_coco_folder(path, files, on_bad_box=on_bad_box, on_bad_image=on_bad_image)
     raise DataError(_not_understood(path))
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from tlcli.data.boxes.box_table import BoxTable, check_trainable
+from tlcli.data.boxes.box_table import BoxTable
 from tlcli.data.splits import MAX_FRACTION
 from tlcli.data.table import some_names
 from tlcli.errors import ConfigError, DataError
@@ -71,7 +71,6 @@ def limit_boxes(table: BoxTable, *, limit: int, seed: int) -> BoxTable:
 
     Raises:
         ConfigError: `limit` is below 1.
-        DataError: none of the images that are left to train on has a box.
     """
     if limit < 1:
         raise ConfigError(f"--limit is {limit}; it must be 1 or more.")
@@ -80,7 +79,7 @@ def limit_boxes(table: BoxTable, *, limit: int, seed: int) -> BoxTable:
         rows = table.images_of(split)["row"].to_numpy()
         order = _generator(f"limit boxes {split}", seed=seed).permutation(rows)
         kept += order[:limit].tolist()
-    return check_trainable(table.kept(kept))
+    return table.kept(kept)
 
 
 def write_box_split(table: BoxTable, path: Path) -> None:

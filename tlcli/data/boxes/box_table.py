@@ -78,6 +78,8 @@ class BoxTable:
     """What the readers and splitters have to tell the user."""
     repairs: tuple[Repair, ...] = ()
     """Every changed or dropped box, and every image whose stated size is not its upright one."""
+    skipped: tuple[tuple[str, str], ...] = ()
+    """Path and reason of every image that was left out because its file cannot be read."""
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -120,16 +122,43 @@ class BoxTable:
         """
         return {split: self._counts_of(split) for split in self.splits}
 
+    def repairs_of(self, split: str) -> tuple[Repair, ...]:
+        """Return the repairs of the images of one split.
+
+        An image that stands in two splits has those of both.
+
+        Raises:
+            DataError: the table has no images in `split`.
+        """
+        return _repairs_among(self.repairs, self.images_of(split))
+
     def kept(self, rows: Sequence[int] | npt.NDArray[np.intp]) -> "BoxTable":
         """Return the data set with only these rows of `images`, renumbered, and their boxes."""
-        chosen = np.sort(np.asarray(rows, dtype=np.intp))
-        new_row = np.full(len(self.images), -1, dtype=np.int64)
-        new_row[chosen] = np.arange(len(chosen))
-        boxes = self.boxes.assign(image=new_row[self.boxes["image"]])
+        images, boxes = kept_rows(self.images, self.boxes, rows)
+        repairs = _repairs_among(self.repairs, images)
+        return replace(self, images=images, boxes=boxes, repairs=repairs)
+
+    def as_one_part(self) -> "BoxTable":
+        """Return the same images as the one part `unsplit`.
+
+        Ids of images or annotations that stand in more than one part are replaced: all of that
+        kind are then numbered from 1, in the order of the rows, and a note says so.
+        """
+        images, boxes = self.images.assign(split="unsplit"), self.boxes
+        notes = list(self.notes)
+        if images["image_id"].duplicated().any():
+            images = images.assign(image_id=np.arange(1, len(images) + 1))
+            notes.append("Image ids stand in more than one part; images are numbered from 1.")
+        if boxes["annotation_id"].duplicated().any():
+            boxes = boxes.assign(annotation_id=np.arange(1, len(boxes) + 1))
+            notes.append(
+                "Annotation ids stand in more than one part; annotations are numbered from 1."
+            )
         return replace(
             self,
-            images=self.images.iloc[chosen].reset_index(drop=True),
-            boxes=boxes[boxes["image"] >= 0].reset_index(drop=True),
+            images=typed(images, IMAGE_TYPES),
+            boxes=typed(boxes, BOX_TYPES),
+            notes=tuple(notes),
         )
 
     @cached_property
@@ -193,27 +222,67 @@ def typed(frame: pd.DataFrame, types: dict[str, str]) -> pd.DataFrame:
     return frame[list(types)].astype(types).reset_index(drop=True)
 
 
-def check_trainable(table: BoxTable) -> BoxTable:
-    """Return `table` if there is something to learn from.
+def kept_rows(
+    images: pd.DataFrame, boxes: pd.DataFrame, rows: Sequence[int] | npt.NDArray[np.intp]
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Return only these rows of `images`, in their order, and their boxes; both renumbered."""
+    chosen = np.sort(np.asarray(rows, dtype=np.intp))
+    new_row = np.full(len(images), -1, dtype=np.int64)
+    new_row[chosen] = np.arange(len(chosen))
+    moved = boxes.assign(image=new_row[boxes["image"]])
+    return (
+        images.iloc[chosen].reset_index(drop=True),
+        moved[moved["image"] >= 0].reset_index(drop=True),
+    )
+
+
+def check_not_empty(table: BoxTable) -> None:
+    """Refuse data without any object in it.
 
     Raises:
-        DataError: no images, no boxes, or none in the part that is trained on.
+        DataError: no images, or no boxes in any part.
     """
     if table.images.empty:
         raise DataError(f"No images in {table.spec}.")
-    counts = table.counts()
-    if not any(part["boxes"] for part in counts.values()):
+    if table.boxes["is_crowd"].all():
         raise DataError(
             f"{table.spec} has {len(table.images)} images but no boxes (crowds do not count);"
             " a detector needs annotated objects."
         )
+
+
+def check_trainable(table: BoxTable) -> None:
+    """Refuse data whose train part, or the images that are not split yet, have no box.
+
+    Raises:
+        DataError: there is nothing to learn from.
+    """
+    counts = table.counts()
     for split in ("train", "unsplit"):
         if split in counts and not counts[split]["boxes"]:
             raise DataError(
-                f"None of the {counts[split]['images']} {split} images of {table.spec} has a box;"
-                " annotate some of them."
+                f"None of the {counts[split]['images']} {split} images of {table.spec} has a box"
+                " (crowds do not count); annotate some of them, or raise --limit if it is given."
             )
-    return table
+
+
+def check_judgeable(table: BoxTable, split: str) -> None:
+    """Refuse a part on which no number can be computed.
+
+    Raises:
+        DataError: the table has no images in `split`, or they have no boxes.
+    """
+    if table.boxes_of(split)["is_crowd"].all():
+        raise DataError(
+            f"The {split} part of {table.spec} has no boxes (crowds do not count), so nothing can"
+            " be measured on it; annotate some of its images, take another part, or raise --limit"
+            " if it is given."
+        )
+
+
+def _repairs_among(repairs: Iterable[Repair], images: pd.DataFrame) -> tuple[Repair, ...]:
+    paths = frozenset(images["path"])
+    return tuple(repair for repair in repairs if repair.path in paths)
 
 
 def _gap_remarks(table: BoxTable) -> list[str]:

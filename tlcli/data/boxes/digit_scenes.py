@@ -21,7 +21,9 @@ SIDE = 160
 """Width and height of a scene in pixels."""
 MAX_DIGITS = 6
 SCALES = (2, 3, 4, 5)
-_FOLDER_NAME = "sample-digit-scenes-v1"
+_FOLDER_NAME = "sample-digit-scenes-v2"
+_OLD_FOLDER_NAMES = ("sample-digit-scenes-v1",)
+"""With other pictures; nothing reads them any more, but they are ours to count and remove."""
 _EMPTY_EVERY = 20
 _BRIGHTEST = 60
 """Of the background."""
@@ -46,8 +48,8 @@ class Scene(NamedTuple):
 
 
 def is_scene_folder(name: str) -> bool:
-    """Say whether a folder of the cache holds this sample, finished or begun."""
-    return name == _FOLDER_NAME or name.startswith(f"{_FOLDER_NAME}.")
+    """Say whether a folder of the cache holds this sample, old or new, finished or begun."""
+    return name.split(".", maxsplit=1)[0] in (_FOLDER_NAME, *_OLD_FOLDER_NAMES)
 
 
 def digit_scenes_folder() -> Path:

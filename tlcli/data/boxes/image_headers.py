@@ -5,11 +5,11 @@ import struct
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import IO, NamedTuple
+from typing import IO, Literal, NamedTuple
 
 from PIL import Image, UnidentifiedImageError
 from PIL.PngImagePlugin import PngImageFile
-from PIL.TiffImagePlugin import TiffImageFile
+from PIL.TiffImagePlugin import IMAGELENGTH, IMAGEWIDTH, TiffImageFile
 
 from tlcli.data.table import some_names
 from tlcli.errors import BadImageError, DataError
@@ -23,6 +23,9 @@ _THREADS = min(32, 4 * (os.cpu_count() or 1))
 # Handing a single file to a thread costs as much as reading its header
 _BLOCK = 64
 _PNG_SIGNATURE_BYTES = 8
+_REMEDY = "Repair it, or leave such images out with --on-bad-image skip."
+
+OnBadImage = Literal["fail", "skip"]
 
 
 class ImageHeader(NamedTuple):
@@ -43,22 +46,31 @@ def read_headers(root: Path, names: Sequence[str]) -> list[ImageHeader]:
         DataError: files are missing or cannot be read.
         BadImageError: a header is of no image known here.
     """
+    found = probe_headers(root, names)
+    broken = [header for header in found if isinstance(header, BadImageError)]
+    if broken:
+        others = f" ({len(broken) - 1} more files are like that.)" if len(broken) > 1 else ""
+        raise BadImageError(f"{broken[0]}{others} {_REMEDY}") from broken[0]
+    return [header for header in found if isinstance(header, ImageHeader)]
+
+
+def probe_headers(root: Path, names: Sequence[str]) -> list[ImageHeader | BadImageError]:
+    """Read the header of every file, or say what is wrong with it, in the order of `names`.
+
+    Raises:
+        DataError: files are missing or cannot be read.
+    """
     blocks = [names[start : start + _BLOCK] for start in range(0, len(names), _BLOCK)]
     with ThreadPoolExecutor(max_workers=_THREADS) as executor:
         read = executor.map(lambda block: [_header(root / name) for name in block], blocks)
         found = [header for block in read for header in block]
-    pairs = list(zip(names, found, strict=True))
-    missing = [name for name, header in pairs if header is None]
+    missing = [name for name, header in zip(names, found, strict=True) if header is None]
     if missing:
         raise DataError(
             f"{len(missing)} of {len(names)} annotated images are not in {root}:"
             f" {some_names(missing)}; put them there, or remove them from the annotations."
         )
-    broken = [header for _, header in pairs if isinstance(header, BadImageError)]
-    if broken:
-        others = f" ({len(broken) - 1} more files are like that.)" if len(broken) > 1 else ""
-        raise BadImageError(f"{broken[0]}{others}") from broken[0]
-    return [header for header in found if isinstance(header, ImageHeader)]
+    return [header for header in found if header is not None]
 
 
 def _header(path: Path) -> ImageHeader | BadImageError | None:
@@ -88,9 +100,9 @@ def _sizes(image: Image.Image) -> ImageHeader:
     if limit is not None and width * height > limit:
         raise ValueError(f"{width} x {height} pixels are more than the {limit} allowed")
     orientation = _orientation(image)
+    if isinstance(image, TiffImageFile):  # Pillow tells the size of some as if turned already
+        width, height = image.tag_v2[IMAGEWIDTH], image.tag_v2[IMAGELENGTH]
     turned = (height, width) if orientation in _SIDEWAYS else (width, height)
-    if isinstance(image, TiffImageFile):  # Pillow turns TIFF by itself and tells that size
-        return ImageHeader(upright=(width, height), stored=turned, orientation=orientation)
     return ImageHeader(upright=turned, stored=(width, height), orientation=orientation)
 
 

@@ -16,6 +16,7 @@ import pandas as pd
 from tlcli.data.boxes.box_assembly import assemble
 from tlcli.data.boxes.box_repair import OnBadBox
 from tlcli.data.boxes.box_table import BoxTable, Category
+from tlcli.data.boxes.image_headers import OnBadImage
 from tlcli.data.boxes.image_names import refuse_escapes
 from tlcli.data.boxes.raw_parts import RAW_BOX_TYPES, RAW_IMAGE_TYPES, RawPart
 from tlcli.data.folders import list_images
@@ -53,7 +54,7 @@ def is_voc_folder(root: Path) -> bool:
     return next((root / _ANNOTATIONS).glob("*.xml"), None) is not None
 
 
-def read_voc_folder(root: Path, *, on_bad_box: OnBadBox) -> BoxTable:
+def read_voc_folder(root: Path, *, on_bad_box: OnBadBox, on_bad_image: OnBadImage) -> BoxTable:
     """Read `Annotations`, `ImageSets/Main` and `JPEGImages` (or `images`) of an absolute folder.
 
     The parts are train, val and test; trainval counts (as train) only where both are absent.
@@ -90,7 +91,7 @@ def read_voc_folder(root: Path, *, on_bad_box: OnBadBox) -> BoxTable:
         )
         for split, chosen in lists.items()
     ]
-    table = assemble(parts, root=root, on_bad_box=on_bad_box)
+    table = assemble(parts, root=root, on_bad_box=on_bad_box, on_bad_image=on_bad_image)
     unlisted = sorted(set(stems) - set(used))
     if not unlisted:
         return table

@@ -11,6 +11,7 @@ import pandas as pd
 from tlcli.data.boxes.box_assembly import assemble
 from tlcli.data.boxes.box_repair import OnBadBox
 from tlcli.data.boxes.box_table import BoxTable
+from tlcli.data.boxes.image_headers import OnBadImage
 from tlcli.data.boxes.image_names import refuse_escapes, relative_name
 from tlcli.data.boxes.raw_parts import RAW_BOX_TYPES, RAW_IMAGE_TYPES, RawPart
 from tlcli.data.boxes.yolo_yaml import YoloYaml, read_yolo_yaml
@@ -28,7 +29,7 @@ class YoloRow(NamedTuple):
     is_polygon: bool
 
 
-def read_yolo(path: Path, *, on_bad_box: OnBadBox) -> BoxTable:
+def read_yolo(path: Path, *, on_bad_box: OnBadBox, on_bad_image: OnBadImage) -> BoxTable:
     """Read the data set of an absolute yaml path.
 
     Images are numbered from 1 in each split; category ids are the class indices. The labels of
@@ -46,7 +47,7 @@ def read_yolo(path: Path, *, on_bad_box: OnBadBox) -> BoxTable:
             f"{path}: no image has labels; those of '{first}' were looked for in"
             f" '{label_name(first)}' (below {settings.root})."
         )
-    return assemble(parts, root=settings.root, on_bad_box=on_bad_box)
+    return assemble(parts, root=settings.root, on_bad_box=on_bad_box, on_bad_image=on_bad_image)
 
 
 def label_name(image_name: str) -> str:

@@ -47,11 +47,16 @@ def read_yolo_yaml(path: Path) -> YoloYaml:
 
     Raises:
         DataError: no valid yaml; names, nc or a split are missing, wrong, or outside the data
-            set's folder.
+            set's folder; labels are poses (`kpt_shape`).
     """
     document = _load(path)
     if not isinstance(document, dict):
         raise DataError(f"{path} is no YOLO data file: it needs names: and train:.")
+    if "kpt_shape" in document:
+        raise DataError(
+            f"{path} has kpt_shape: its labels are poses, a box and key points in each line; export"
+            " the data set for detection, as boxes only."
+        )
     notes: list[str] = []
     root = _root(document, path, notes)
     parts = {

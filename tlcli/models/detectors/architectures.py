@@ -6,7 +6,6 @@ from types import MappingProxyType
 from torch import nn
 from torchvision.models.detection import FCOS, FasterRCNN, RetinaNet
 from torchvision.models.detection.anchor_utils import AnchorGenerator
-from torchvision.ops import MultiScaleRoIAlign
 from torchvision.ops.feature_pyramid_network import (
     ExtraFPNBlock,
     LastLevelMaxPool,
@@ -16,7 +15,7 @@ from torchvision.ops.feature_pyramid_network import (
 from tlcli.errors import ConfigError
 from tlcli.models.detectors.detector import DetectorBuild
 from tlcli.models.detectors.pyramid import FeaturePyramid
-from tlcli.models.detectors.roi_scales import pin_scales
+from tlcli.models.detectors.roi_pooling import RoIPooling
 
 FASTER_RCNN = "fasterrcnn"
 RETINANET = "retinanet"
@@ -80,8 +79,6 @@ def _fasterrcnn(build: DetectorBuild, pyramid: FeaturePyramid, num_classes: int)
     sides = _sides(build, extra=1)
     maps = [str(place) for place in range(len(build.strides))]
     test = _TEST_PROPOSALS_PER_SAMPLE * build.sampled_boxes
-    pool = MultiScaleRoIAlign(featmap_names=maps, output_size=7, sampling_ratio=2)
-    pin_scales(pool, build.strides)
     network: nn.Module = FasterRCNN(
         pyramid,
         num_classes + 1,
@@ -92,7 +89,7 @@ def _fasterrcnn(build: DetectorBuild, pyramid: FeaturePyramid, num_classes: int)
         rpn_anchor_generator=AnchorGenerator(
             tuple((side,) for side in sides), (_RATIOS,) * len(sides)
         ),
-        box_roi_pool=pool,
+        box_roi_pool=RoIPooling(maps, strides=build.strides, output_size=7, sampling_ratio=2),
         **train_proposals(build.sampled_boxes),
         rpn_pre_nms_top_n_test=test,
         rpn_post_nms_top_n_test=test,

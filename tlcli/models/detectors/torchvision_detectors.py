@@ -21,7 +21,7 @@ from tlcli.models.detectors.architectures import train_proposals
 from tlcli.models.detectors.class_heads import architecture_of
 from tlcli.models.detectors.detector import DetectorBuild
 from tlcli.models.detectors.detector_options import DetectorOptions, longest_side
-from tlcli.models.detectors.roi_scales import pin_scales
+from tlcli.models.detectors.roi_pooling import RoIPooling
 from tlcli.models.staged import norms_of
 
 PREFIX = "torchvision/"
@@ -256,7 +256,9 @@ def build_named(build: DetectorBuild, *, num_classes: int) -> nn.Module:
         name, weights=None, weights_backbone=None, num_classes=num_classes + 1, **options
     )
     if strides := NAMED[name].roi_strides:
-        pin_scales(network.get_submodule("roi_heads.box_roi_pool"), strides)
+        maps = [str(place) for place in range(len(strides))]
+        pool = RoIPooling(maps, strides=strides, output_size=7, sampling_ratio=2)
+        network.set_submodule("roi_heads.box_roi_pool", pool)
     if build.norm_eps is not None:
         body = named_body_stages(network, build)
         for norm_name in norms_of(network):
