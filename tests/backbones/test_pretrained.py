@@ -282,8 +282,28 @@ def test_create_backbone__file_with_another_number_of_classes(shared_weights: Pa
     assert same_tensors(backbone.network, path)
     assert backbone.weights.remarks[-1] == (
         f"{path.name} says nothing of preprocessing and classes: those of "
-        "torchvision/mobilenet_v2's weights 'IMAGENET1K_V2' are assumed."
+        "torchvision/mobilenet_v2's weights 'IMAGENET1K_V2' are assumed. Images are 224x224 "
+        "pixels, mean 0.485,0.456,0.406, std 0.229,0.224,0.225."
     )
+
+
+@pytest.mark.parametrize(
+    ("given", "unknown", "seen"),
+    [
+        ({"mean": (0.1, 0.2, 0.3)}, "preprocessing and classes", "mean 0.1,0.2,0.3, std 0.5"),
+        ({"mean": (0.1,) * 3, "std": (0.4,) * 3}, "classes", "mean 0.1,0.1,0.1, std 0.4,0.4,0.4"),
+    ],
+)
+def test_create_backbone__file_whose_pixels_are_told(
+    tmp_path: Path, given: dict[str, tuple[float, ...]], unknown: str, seen: str
+) -> None:
+    path = tmp_path / "vit.safetensors"
+    save_file(create_backbone("timm/test_vit", weights="none").network.state_dict(), path)
+    backbone = create_backbone("timm/test_vit", weights=str(path), **given)
+    (remark,) = backbone.weights.remarks
+    assert remark.startswith(f"{path.name} says nothing of {unknown}: those of timm/test_vit's")
+    assert f"Images are 160x160 pixels, {seen}" in remark
+    assert backbone.preprocessing.mean == given["mean"]
 
 
 def test_create_backbone__file_whose_head_has_another_form(

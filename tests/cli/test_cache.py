@@ -1,4 +1,6 @@
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -28,7 +30,7 @@ def test_list__table_and_json(tlcli: Invoke, name: str, photos: Path) -> None:
     }
     assert (entry["name"], entry["state"], entry["rows"]) == (name, "finished", 15)
     lines = table.stdout.splitlines()
-    assert lines[0] == f"1 entries, {entry['bytes'] / 1e6:.1f} MB"
+    assert lines[0] == f"1 entry, {entry['bytes'] / 1e6:.1f} MB"
     assert lines[2].split()[:4] == [name, "features", "finished", "15"]
     assert lines[2].rstrip().endswith(str(photos))
 
@@ -37,7 +39,7 @@ def test_list__of_an_empty_cache(
     tlcli: Invoke, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TLCLI_CACHE_DIR", str(tmp_path / "none"))
-    assert tlcli("cache", "list").stdout.startswith("0 entries, 0.0 MB")
+    assert tlcli("cache", "list").stdout == "The cache is empty.\n"
     assert json.loads(tlcli("cache", "list", "--json").stdout)["entries"] == []
 
 
@@ -53,7 +55,7 @@ def test_clear__says_how_much_was_freed(tlcli: Invoke, name: str) -> None:
     result = tlcli("cache", "clear", name)
 
     assert (result.exit_code, result.stderr) == (0, "")
-    assert result.stdout == f"Deleted 1 entries, {entry['bytes'] / 1e6:.1f} MB.\n"
+    assert result.stdout == f"Deleted 1 entry, {entry['bytes'] / 1e6:.1f} MB.\n"
     assert json.loads(tlcli("cache", "list", "--json").stdout)["entries"] == []
 
 
@@ -73,6 +75,7 @@ def test_clear__all_as_json(tlcli: Invoke, name: str) -> None:
         (["export", "nothing", "-o", "x"], 3, "There is no folder 'nothing'"),
         (["export", "NAME", "-o", "."], 2, "'.' exists: choose another --output."),
         (["export", "NAME", "-o", "x", "--format", "csv"], 2, None),
+        (["export", "NAME", "-o", "x.npy", "--format", "parquet"], 2, "--output 'x.npy' ends as"),
     ],
     ids=lambda value: "_".join(value) if isinstance(value, list) else None,
 )
@@ -89,8 +92,22 @@ def test_mistake__is_one_line_and_an_exit_code(
 
 def test_export__prints_where_it_went(tlcli: Invoke, name: str, tmp_path: Path) -> None:
     arrays = tlcli("cache", "export", name, "-o", "arrays")
-    table = tlcli("cache", "export", name, "-o", "table.parquet", "--format", "parquet")
+    table = tlcli("cache", "export", name, "-o", "table.parquet")
 
     assert (arrays.stdout, table.stdout) == ("arrays\n", "table.parquet\n")
     assert np.load(tmp_path / "arrays" / "embedding.npy").shape == (15, 64)
     assert (tmp_path / "table.parquet").is_file()
+    assert arrays.stderr == table.stderr == "Wrote 15 rows.\n"
+
+
+def test_list__show_and_clear_do_without_torch(
+    shell: Callable[..., subprocess.CompletedProcess[str]], name: str
+) -> None:
+    program = (
+        "import sys; from tlcli.__main__ import main; sys.argv[0] = 'tlcli'\n"
+        "try: main()\n"
+        "finally: print('torch' in sys.modules, file=sys.stderr)"
+    )
+    for words in ("list", f"show {name}", f"clear {name}"):
+        done = shell(f'"{sys.executable}" -c "{program}" cache {words}')
+        assert (done.returncode, done.stderr) == (0, "False\n"), words

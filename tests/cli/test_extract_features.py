@@ -1,5 +1,7 @@
 import json
 import os
+import re
+import shlex
 import shutil
 import signal
 from collections.abc import Callable
@@ -7,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from recipes.feature_runs import weight_file
 from typer.testing import Result
 
 from tlcli.recipes import store_filling
@@ -15,7 +18,7 @@ Invoke = Callable[..., Result]
 SMALL = ("--model", "timm/test_vit", "--weights", "none", "--device", "cpu", "-j", "2")
 KEYS = {
     *("schema_version", "run", "store", "model", "status", "best", "results", "features"),
-    *("frozen", "trunk_cache", "seconds"),
+    *("frozen", "trunk_cache", "seconds", "next"),
 }
 METRICS = {"top1", "top5", "macro_f1", "loss", "ece"}
 
@@ -52,9 +55,9 @@ def test_extract_features__json_is_one_document_and_talk_is_elsewhere(
     assert set(document["results"]["val"]["metrics"]) == METRICS
     assert set(document["frozen"]) >= {"tensors", "buffers", "changed"}
     assert document["frozen"]["changed"] == 0
-    assert set(document["trunk_cache"]) == {"hits", "misses", "bytes"}
+    assert set(document["trunk_cache"]) == {"hits", "misses", "copies", "bytes"}
     assert document["trunk_cache"]["misses"] == 15
-    assert set(document["seconds"]) == {"extract", "head", "probe", "total"}
+    assert set(document["seconds"]) == {"extract", "head", "evaluation", "total"}
     assert "Model: timm/test_vit, weights none." in result.stderr
     assert "using" not in result.stderr
 
@@ -84,8 +87,64 @@ def test_extract_features__summary_says_where_everything_is_and_what_next(
     )
     assert "Store: features" in lines
     assert "Run folder: features/head" in lines
-    assert lines[-1].startswith("Next: tlcli finetune --init-head features/head")
+    assert lines[-1] == (
+        f"Next: tlcli finetune --data {photos} --model timm/test_vit --weights none "
+        "--init-head features/head --unfreeze last:1"
+    )
     assert "\x1b" not in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "command"),
+    [
+        ([], "finetune"),
+        (["--head", "ridge", "--seed", "3", "--limit", "6"], "finetune"),
+        (["--model", "timm/test_resnet", "--weights", "FILE", "--mean", "0.2"], "finetune"),
+        (["--head", "knn", "--penalties", "1,3"], "evaluate"),
+        (["--layer", "blocks.2"], "evaluate"),
+        (["--no-head"], "probe"),
+        (["--no-head", "--layer", "blocks.2", "--pool", "none"], "cache"),
+    ],
+    ids="_".join,
+)
+def test_extract_features__next_works_as_it_is_printed(
+    tlcli: Invoke, photos: Path, tmp_path: Path, words: list[str], command: str
+) -> None:
+    file = weight_file(tmp_path / "my weights.safetensors", name="test_resnet")
+    data = shutil.copytree(photos, tmp_path / "my photos")
+    given = [file.name if word == "FILE" else word for word in words]
+
+    printed = tlcli("extract-features", "-d", data.name, *SMALL, "-o", "my f", "-q", *given)
+    lines = [printed.stdout.splitlines()[-1]]
+    if command == "finetune":
+        lines.append(tlcli("probe", "my f", "-q", "--penalties", "1").stdout.splitlines()[-1])
+
+    for number, line in enumerate(lines):
+        start, _, text = line.partition("Next: tlcli ")
+        done = tlcli(*shlex.split(text), *(["--epochs", "1"] * (command == "finetune")))
+        assert (start, text.split()[0]) == ("", command)
+        assert done.exit_code == 0, (number, text, done.stderr)
+
+
+def test_extract_features__says_what_this_command_did(
+    tlcli: Invoke, photos: Path, tmp_path: Path
+) -> None:
+    data = shutil.copytree(photos, tmp_path / "photos")
+    shutil.copy(data / "train" / "ant" / "0.png", data / "train" / "ant" / "copy.png")
+    words = ("extract-features", "-d", data, *SMALL, "-o", "f", "-q", "--penalties", "1")
+
+    told = []
+    for command in (words, words, ("probe", "f", "-q", "--shots", "1")):
+        (line,) = (one for one in tlcli(*command).stdout.splitlines() if "Features: " in one)
+        told.append(line.partition(" MB; ")[2])
+
+    part = r"\d+\.\d s"
+    there = r"15 were there, 0 computed, 1 exact copy\. Time: "
+    ends = rf"solving heads {part}, evaluation {part}"
+    new = r"0 were there, 15 computed, 1 exact copy\. Time: "
+    assert re.fullmatch(rf"{new}features {part}, {ends}\.", told[0])
+    assert re.fullmatch(rf"{there}features {part}, {ends}\.", told[1])
+    assert re.fullmatch(rf"{there}{ends}, few-shot draws {part}\.", told[2])
 
 
 def test_extract_features__no_head_says_how_to_solve_one(tlcli: Invoke, photos: Path) -> None:
@@ -132,7 +191,7 @@ def test_extract_features__jobs_of_an_array(tlcli: Invoke, photos: Path) -> None
     first, last = tlcli(*words, "--shard", "2/2"), tlcli(*words, "--shard", "1/2")
 
     assert (first.exit_code, json.loads(first.stdout)["missing_shards"]) == (0, 1)
-    assert "1 of 1 shards are still to be written by other jobs." in first.stderr
+    assert "1 of 1 shard is still to be written by other jobs." in first.stderr
     assert json.loads(last.stdout)["trunk_cache"]["misses"] == 15
 
 
@@ -244,7 +303,7 @@ def test_extract_features__ctrl_c_says_how_to_go_on(
 
     assert (stopped.exit_code, stopped.stdout) == (130, "")
     assert stopped.stderr.splitlines()[-1] == (
-        "error: Stopped; what was computed is kept in f. The same command goes on from there."
+        "error: Stopped; 0 of 15 rows are kept in f. The same command goes on from there."
     )
     assert json.loads(tlcli(*words).stdout)["status"] == "finished"
 

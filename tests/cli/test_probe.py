@@ -10,7 +10,7 @@ from typer.testing import Result
 Invoke = Callable[..., Result]
 KEYS = {
     *("schema_version", "run", "store", "model", "head", "status", "best", "results"),
-    *("few_shot", "features", "frozen", "trunk_cache", "seconds"),
+    *("few_shot", "features", "frozen", "trunk_cache", "seconds", "next"),
 }
 
 
@@ -71,7 +71,7 @@ def test_probe__few_shot_files(tlcli: Invoke, store: Path, tmp_path: Path) -> No
 
     assert result.exit_code == 0, result.stderr
     assert "few-shot, test top-1, 5 draws" in result.stdout
-    assert "1 images per class: top-1 " in result.stderr
+    assert "1 image per class: top-1 " in result.stderr
     assert len((tmp_path / "run" / "few_shot.csv").read_text().splitlines()) == 1 + 2 * 5
     assert (tmp_path / "run" / "few_shot.png").is_file()
 

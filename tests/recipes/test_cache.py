@@ -4,6 +4,7 @@ import csv
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -12,7 +13,8 @@ import torch
 
 from recipes.feature_runs import embeddings, extract, solve, stored
 from tlcli.errors import ConfigError, DataError
-from tlcli.recipes.cache import clear_cache, export_store, list_cache, show_store
+from tlcli.recipes.cache import clear_cache, list_cache, show_store
+from tlcli.recipes.cache_export import export_store
 from tlcli.recipes.feature_folder import open_features
 
 
@@ -113,6 +115,11 @@ def test_show__by_path_and_by_name(filled: dict[str, Path], photos: Path) -> Non
     assert shown["runs"] == [str(path / "probe-linear")]
 
 
+def test_show__of_a_head_names_its_features(features: Path, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=f"solved on features: give their folder, '{features}'"):
+        show_store(str(features / "head"))
+
+
 def test_show__of_nothing_is_told(filled: dict[str, Path]) -> None:
     with pytest.raises(DataError, match="There is no folder 'no_such'"):
         show_store("no_such")
@@ -179,9 +186,10 @@ def test_clear__features_are_computed_again(filled: dict[str, Path], photos: Pat
 
 
 def test_export__npy(features: Path, tmp_path: Path) -> None:
-    path = export_store(str(features), kind="npy", output=tmp_path / "out")
+    path = tmp_path / "out"
 
-    assert path == tmp_path / "out"
+    assert export_store(str(features), kind="npy", output=path) == 126
+
     assert {file.name for file in path.iterdir()} == {"embedding.npy", "items.csv"}
     values = np.load(path / "embedding.npy")
     rows = stored(features)
@@ -195,7 +203,9 @@ def test_export__npy(features: Path, tmp_path: Path) -> None:
 
 
 def test_export__parquet(features: Path, tmp_path: Path) -> None:
-    path = export_store(str(features), kind="parquet", output=tmp_path / "out.parquet")
+    path = tmp_path / "out.parquet"
+
+    assert export_store(str(features), kind="parquet", output=path) == 126
 
     table = pq.read_table(path).to_pydict()
     rows = stored(features)
@@ -219,9 +229,41 @@ def test_export__mistakes(features: Path, tmp_path: Path, filled: dict[str, Path
     assert not list((tmp_path / "mine").iterdir())
 
 
+@pytest.mark.parametrize(
+    ("name", "kind", "is_table"),
+    [
+        ("a.parquet", None, True),
+        ("a", "parquet", True),
+        ("a", None, False),
+        ("a.v2", None, False),
+        ("a.v2", "npy", False),
+    ],
+)
+def test_export__suffix_decides_where_no_format_is_given(
+    features: Path, tmp_path: Path, name: str, kind: Any, is_table: bool
+) -> None:
+    export_store(str(features), kind=kind, output=tmp_path / name)
+
+    assert (tmp_path / name).is_file() == is_table
+    if is_table:
+        assert pq.read_metadata(tmp_path / name).num_rows == 126
+
+
+@pytest.mark.parametrize(("name", "kind"), [("a.parquet", "npy"), ("a.npy", "parquet")])
+def test_export__suffix_that_contradicts_the_format_is_refused(
+    features: Path, tmp_path: Path, name: str, kind: Any
+) -> None:
+    words = f"{name}' ends as {name.partition('.')[2]}, --format asks for {kind}: make them agree"
+
+    with pytest.raises(ConfigError, match=words):
+        export_store(str(features), kind=kind, output=tmp_path / name)
+
+    assert not (tmp_path / name).exists()
+
+
 def test_export__damaged_shard_is_told(features: Path, tmp_path: Path) -> None:
     copy = shutil.copytree(features, tmp_path / "copy")
-    (shard,) = (copy / "shards").iterdir()
+    shard = sorted((copy / "shards").iterdir())[0]
     shard.unlink()
 
     with pytest.raises(DataError, match=rf"The shard '{shard}' is missing or damaged"):

@@ -357,7 +357,7 @@ def test_run__patience_stops_when_nothing_gets_better(tmp_path: Path, data: Path
 
     assert [row["epoch"] for row in metrics_of(tmp_path / "run")] == ["1", "2"]
     assert "No better epoch for 1: stopping early (--patience)." in talk.notes
-    assert record_of(tmp_path / "run")["best"]["epoch"] == 1
+    assert record_of(tmp_path / "run")["best"]["epoch"] == 2  # a tie goes to the later
     # an untrained RetinaNet finds nothing: zeros, and files all the same
     folder = tmp_path / "run" / "evaluation" / "val"
     assert json.loads((folder / "predictions.json").read_text()) == []
@@ -529,6 +529,45 @@ def test_run__mistake_is_told_and_leaves_no_folder(
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize("split", ["train", "val", "test"])
+def test_run__part_without_boxes_is_told_before_training(tmp_path: Path, split: str) -> None:
+    counts = {"train": 2, "val": 2, "test": 2}
+    data = make_box_folder(tmp_path / "data", counts=counts, empty=(f"{split}/0", f"{split}/1"))
+
+    for work in (recipe.run, recipe.dry_run):
+        with pytest.raises(DataError, match=f"{split} (images|part) of .*has (a|no) box"):
+            work(detect_config(tmp_path / "run", data=data, **FAST), talk=CollectedTalk())
+    assert not (tmp_path / "run").exists()
+
+
+def test_run__images_with_crowds_only_are_not_learned_as_empty(tmp_path: Path) -> None:
+    data = make_box_folder(tmp_path / "data", counts={"train": 4, "val": 2}, empty=("train/0",))
+    text = data / "annotations" / "instances_train.json"
+    document = json.loads(text.read_text())
+    first = document["annotations"][0]["image_id"]
+    for annotation in document["annotations"]:
+        annotation["iscrowd"] = int(annotation["image_id"] == first)
+    text.write_text(json.dumps(document))
+
+    _, talk = detect(tmp_path / "run", data=data, unfreeze="head", **FAST)
+
+    assert "1 train images with crowds only are left out of training." in talk.notes
+
+
+def test_run__nothing_found_in_any_epoch_is_told(tmp_path: Path, data: Path) -> None:
+    _, talk = detect(tmp_path / "run", data=data, unfreeze="head", lr=1e-9, limit=2, **FAST)
+
+    assert record_of(tmp_path / "run")["best"]["value"] == 0
+    assert any(w.startswith("val map is 0 in every epoch: no box") for w in talk.warnings)
+
+
+def test_run__config_keeps_the_tag_of_the_backbone(tmp_path: Path, data: Path) -> None:
+    detect(tmp_path / "run", data=data, backbone="timm/test_resnet.r160_in1k", limit=2, **FAST)
+
+    config = tomllib.loads((tmp_path / "run" / "config.toml").read_text())
+    assert config["backbone"] == "timm/test_resnet.r160_in1k"
+
+
 def test_run__class_folders_belong_to_finetune(tmp_path: Path) -> None:
     data = make_image_folder(tmp_path / "photos")
 
@@ -587,6 +626,27 @@ def test_dry_run__writes_nothing_and_names_stages(
     json.dumps(plan.to_json(), allow_nan=False)
 
 
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"weights": "imagenet"}, "--weights 'imagenet' is no weight tag of timm/test_resnet"),
+        (
+            {"model": "ssdlite320_mobilenet_v3_large", "backbone": None, "weights": "V7"},
+            "--weights 'V7' is no file here and no weight tag of torchvision/ssdlite320",
+        ),
+    ],
+)
+def test_dry_run__weights_that_nobody_published(
+    tmp_path: Path, data: Path, options: dict[str, Any], words: str
+) -> None:
+    config = detect_config(
+        tmp_path / "run", data=data, **{"image_size": None, "epochs": 1, **options}
+    )
+
+    with pytest.raises(WeightsError, match=words):
+        recipe.dry_run(config, talk=CollectedTalk())
+
+
 def test_dry_run__of_published_weights_needs_none_of_them(tmp_path: Path, data: Path) -> None:
     config = detect_config(
         tmp_path / "run",
@@ -598,8 +658,13 @@ def test_dry_run__of_published_weights_needs_none_of_them(tmp_path: Path, data: 
         unfreeze="fpn",
     )
 
-    plan = recipe.dry_run(config, talk=CollectedTalk())
+    talk = CollectedTalk()
+    plan = recipe.dry_run(config, talk=talk)
 
+    assert talk.notes[-1] == (
+        "Weights COCO_V1 of torchvision/fasterrcnn_mobilenet_v3_large_320_fpn are not on this "
+        "machine; a run fetches them."
+    )
     trained = [row.stage for row in plan.rows if row.lr is not None]
     assert trained == ["fpn", "head"]
     assert {row.batch_norm for row in plan.rows} == {"eval", "-"}

@@ -1,5 +1,6 @@
 """An interrupted and resumed training of a detector equals one that was left alone."""
 
+import os
 import shutil
 import signal
 from pathlib import Path
@@ -12,6 +13,7 @@ from recipes.box_runs import detect, make_box_folder
 from recipes.runs import record_of, results_of, signal_at
 from tlcli.errors import ConfigError, DataError, InterruptedRunError
 from tlcli.recipes import detect_finetune as recipe
+from tlcli.recipes.detection_judging import BoxJudge, judge_boxes
 
 SAMPLING: dict[str, Any] = {
     "model": "fasterrcnn",  # draws the boxes that it learns from in every step
@@ -86,6 +88,30 @@ def test_resume__only_the_final_judgement_is_missing(tmp_path: Path, data: Path)
         with pytest.raises(KeyboardInterrupt):
             detect(tmp_path / "parts", data=data, **PLAIN)
     assert record_of(tmp_path / "parts")["status"] == "interrupted"
+
+    detect(tmp_path / "parts", data=data, resume=True, **PLAIN)
+
+    assert results_of(tmp_path / "parts") == results_of(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("part", ["validation", "judgement"])
+def test_resume__signal_while_images_are_judged(tmp_path: Path, data: Path, part: str) -> None:
+    """Between two images of the validation of an epoch, or of the judgement at the end."""
+    detect(tmp_path / "whole", data=data, **PLAIN)
+    metrics = BoxJudge.metrics
+
+    def signal_and_judge(*args: Any, **options: Any) -> Any:
+        os.kill(os.getpid(), signal.SIGINT)
+        return (metrics if part == "validation" else judge_boxes)(*args, **options)
+
+    with pytest.MonkeyPatch.context() as patch:
+        if part == "validation":
+            patch.setattr(BoxJudge, "metrics", signal_and_judge)
+        else:
+            patch.setattr(recipe, "judge_boxes", signal_and_judge)
+        with pytest.raises(InterruptedRunError, match=r"^Stopped after [01] epochs") as caught:
+            detect(tmp_path / "parts", data=data, **PLAIN)
+    assert caught.value.exit_code == 130
 
     detect(tmp_path / "parts", data=data, resume=True, **PLAIN)
 

@@ -201,6 +201,17 @@ def test_run__of_a_run_that_was_moved(tmp_path: Path, trained: tuple[Path, Path]
     assert evaluation.folder == tmp_path / "moved" / "evaluation" / "test"
 
 
+def test_run__of_a_run_whose_images_changed(tmp_path: Path) -> None:
+    data = make_split_folders(tmp_path / "photos", counts={"train": 2, "val": 1})
+    finetune(tmp_path / "run", data=data, epochs=1, unfreeze="head")
+    first = next((data / "val").rglob("*.*"))
+    first.write_bytes(first.read_bytes() + b"\0")
+
+    with pytest.raises(DataError, match="photos changed since the run was trained"):
+        evaluate(run=tmp_path / "run")
+    evaluate(run=tmp_path / "run", data=data)
+
+
 def test_run__of_a_run_whose_data_were_moved(tmp_path: Path) -> None:
     data = make_split_folders(tmp_path / "photos", counts={"train": 2, "val": 1})
     finetune(tmp_path / "run", data=data, epochs=1, unfreeze="head")

@@ -150,6 +150,56 @@ def test_evaluate__annotations_that_changed_since_are_refused(
         evaluate(run=tmp_path / "run")
 
 
+def test_evaluate__boxes_that_changed_since_are_refused(
+    trained: tuple[Path, Path], tmp_path: Path
+) -> None:
+    for source, name in zip(trained, ("run", "scenes"), strict=True):
+        shutil.copytree(source, tmp_path / name)
+    record = record_of(tmp_path / "run")
+    record["config"]["data"] = str(tmp_path / "scenes")
+    (tmp_path / "run" / "run.json").write_text(json.dumps(record))
+    text = tmp_path / "scenes" / "annotations" / "instances_test.json"
+    document = json.loads(text.read_text())
+    document["annotations"][0]["bbox"][2] -= 1
+    text.write_text(json.dumps(document))
+
+    with pytest.raises(DataError, match="scenes changed since the run was trained"):
+        evaluate(run=tmp_path / "run")
+    again, _ = evaluate(run=tmp_path / "run", data=tmp_path / "scenes")
+    assert again.report.num_images == COUNTS["test"]
+
+
+def test_evaluate__all_splits_of_data_whose_ids_are_those_of_each_split(
+    trained: tuple[Path, Path],
+) -> None:
+    run, data = trained
+
+    evaluation, _ = evaluate(run=run, data=data, split="all")
+
+    assert evaluation.report.num_images == sum(COUNTS.values())
+    truth = json.loads((evaluation.folder / "ground_truth.json").read_text())
+    assert [image["id"] for image in truth["images"]] == list(range(1, 14))
+
+
+def test_evaluate__a_class_without_boxes_need_not_be_known(
+    trained: tuple[Path, Path], tmp_path: Path
+) -> None:
+    run, _ = trained
+    data = make_box_folder(tmp_path / "data", counts={"val": 3}, seed=5)
+    text = data / "annotations" / "instances_val.json"
+    document = json.loads(text.read_text())
+    document["categories"].append({"id": 99, "name": "unicorn"})
+    text.write_text(json.dumps(document))
+
+    evaluation, _ = evaluate(run=run, data=data)
+
+    assert evaluation.report.num_images == 3
+    document["annotations"][0]["category_id"] = 99
+    text.write_text(json.dumps(document))
+    with pytest.raises(DataError, match=r"1 of 4 classes .* unknown to the model: 'unicorn'"):
+        evaluate(run=run, data=data)
+
+
 def test_evaluate__bad_images_and_boxes_of_other_data(
     trained: tuple[Path, Path], tmp_path: Path
 ) -> None:
@@ -180,6 +230,8 @@ def test_evaluate__bad_images_and_boxes_of_other_data(
         ({"split": "all"}, ConfigError, "--split all would mix images trained on"),
         ({"limit": 3}, ConfigError, "--limit has no effect on a run folder and its data"),
         ({"mean": "0.5"}, ConfigError, "--mean has no effect on a run folder"),
+        ({"on_bad_box": "drop"}, ConfigError, "--on-bad-box has no effect on a run folder"),
+        ({"batch_size": 8}, ConfigError, "--batch-size 8 has no effect on a detector"),
     ],
     ids=str,
 )
@@ -229,5 +281,5 @@ def test_evaluate__of_a_classification_run_still_works(scheduled_run: Path) -> N
     assert (
         plain(evaluation.report.metrics) == record_of(scheduled_run)["results"]["test"]["metrics"]
     )
-    with pytest.raises(ConfigError, match="--on-bad-box drop has no effect on a classifier"):
+    with pytest.raises(ConfigError, match="--on-bad-box has no effect on a run folder"):
         evaluate(run=scheduled_run, split="test", on_bad_box="drop")

@@ -8,6 +8,7 @@ import tomllib
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -39,11 +40,19 @@ from tlcli.config import ModelConfig
 from tlcli.data.augment import train_transform, view_generator
 from tlcli.data.images import read_image
 from tlcli.data.preprocessing import Preprocessing
+from tlcli.data.store.tensor_store import TensorStore
 from tlcli.data.transforms import normalize
-from tlcli.errors import BadImageError, ConfigError, DataError, InterruptedRunError, ModelError
+from tlcli.errors import (
+    BadImageError,
+    ConfigError,
+    DataError,
+    InterruptedRunError,
+    ModelError,
+    WeightsError,
+)
 from tlcli.recipes import extraction_job, store_filling
 from tlcli.recipes.extract_features import _folders, parse_shard, split_models
-from tlcli.recipes.feature_folder import default_features_path
+from tlcli.recipes.feature_places import default_features_path
 
 IMAGES = 27
 """In `photos`: 12 train, 9 val, 6 test."""
@@ -415,6 +424,7 @@ def test_run__exact_copies_are_computed_once_and_warned_of(tmp_path: Path) -> No
 
     rows = embeddings(tmp_path / "s")
     assert cache_counts(summary) == (1, 15)
+    assert summary["trunk_cache"]["copies"] == 1
     assert torch.equal(rows["train/ant/0.png"], rows["train/ant/copy.png"])
     assert talk.warnings == ["1 images are exact copies of others in the same split."]
     record = record_of(tmp_path / "s")["data"]
@@ -591,6 +601,106 @@ def test_split_models__all_are_looked_up_before_anything_is_computed() -> None:
         split_models(ModelConfig(model="timm/test_vit,timm/test_resnet", weights="none,V9"))
 
 
+def test_split_models__one_file_does_not_fit_two_models(timm_files: dict[str, Path]) -> None:
+    models = ModelConfig(
+        model="timm/test_resnet,timm/test_vit", weights=str(timm_files["test_vit"])
+    )
+    with pytest.raises(ConfigError, match="names 1 weights file for 2 models: give one for each"):
+        split_models(models)
+
+
+@pytest.mark.parametrize("pixels", [{"mean": "0.5"}, {"std": "0.5"}], ids=str)
+def test_split_models__pixels_are_those_of_one_model(pixels: dict[str, str]) -> None:
+    with pytest.raises(ConfigError, match="--mean and --std are those of one network"):
+        split_models(ModelConfig(model="timm/test_resnet,timm/test_vit", weights="none", **pixels))
+    (alone,) = split_models(ModelConfig(model="timm/test_vit", weights="none", **pixels))
+    assert alone == ModelConfig(model="timm/test_vit", weights="none", **pixels)
+
+
+def test_split_models__files_are_found_from_anywhere(
+    timm_files: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = timm_files["test_vit"]
+    monkeypatch.chdir(file.parent)
+    (one,) = split_models(ModelConfig(model="timm/test_vit", weights=file.name))
+    assert one.weights == str(file)
+
+
+def test_run__all_models_are_loaded_before_the_first_is_extracted(
+    tmp_path: Path, photos: Path, timm_files: dict[str, Path]
+) -> None:
+    both = {"model": "timm/test_resnet,timm/test_vit"}
+    own, broken = timm_files["test_resnet"], tmp_path / "broken.safetensors"
+    broken.write_bytes(b"nothing")
+
+    with pytest.raises(WeightsError, match="fits another architecture"):
+        extract(photos, tmp_path / "s", **both, weights=f"{own},{own}", no_head=True)
+    with pytest.raises(WeightsError, match=r"broken\.safetensors .* is damaged"):
+        extract(photos, tmp_path / "s", **both, weights=f"{own},{broken}", no_head=True)
+    with pytest.raises(ConfigError, match="--layer 'layer4' matches no stage"):
+        extract(photos, tmp_path / "s", **both, layer="layer4", no_head=True)
+
+    assert not (tmp_path / "s").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"layer": "layer9"}, "--layer 'layer9' matches no stage"),
+        ({"layer": "layer4", "pool": "cls"}, "cls"),
+    ],
+)
+def test_run__wrong_layers_are_told_before_images_are_looked_at(
+    tmp_path: Path, options: dict[str, str], words: str
+) -> None:
+    with pytest.raises((ConfigError, ModelError), match=words):
+        extract(tmp_path / "nowhere", tmp_path / "s", **options, no_head=True)
+
+
+@pytest.mark.parametrize(
+    ("images", "rows"), [(10, 10), (33, 32), (256, 32), (257, 33), (4000, 500), (9000, 512)]
+)
+def test_plan_shards__few_images_make_eight_shards_of_32_rows_or_more(
+    tmp_path: Path, images: int, rows: int
+) -> None:
+    ids = np.random.default_rng(0).integers(0, 256, (images, 32), dtype=np.uint8)
+    job: Any = SimpleNamespace(ids=ids, dims={"a": (4,)}, config=extract_config(tmp_path, None))
+    store = TensorStore.open_or_create(tmp_path / "s", key={})
+
+    sizes = [len(plan) for plan in store_filling.plan_shards(job, store)]
+
+    assert sizes[:-1] == [rows] * (len(sizes) - 1)
+    assert (sum(sizes), sizes[-1] <= rows) == (images, True)
+
+
+def test_run__a_small_set_that_was_stopped_keeps_part_of_it(
+    tmp_path: Path,
+    noisy: Path,
+    features: Path,
+    timm_files: dict[str, Path],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    embed, seen = store_filling._embed, []
+
+    def embed_and_stop(job: Any, rows: Any) -> Any:
+        seen.append(rows)
+        if len(seen) == 10:  # eight rows each
+            os.kill(os.getpid(), signal.SIGINT)
+        return embed(job, rows)
+
+    options = {"weights": timm_files["test_resnet"], "num_workers": 1, "no_head": True}
+    with monkeypatch.context() as patch:
+        patch.setattr(store_filling, "_embed", embed_and_stop)
+        with pytest.raises(InterruptedRunError, match="Stopped; 64 of 126 rows are kept"):
+            extract(noisy, tmp_path / "s", **options)
+
+    summary, _ = extract(noisy, tmp_path / "s", **options)
+
+    assert cache_counts(summary) == (64, 62)
+    assert len(list((tmp_path / "s" / "shards").iterdir())) == 4
+    assert store_bytes(tmp_path / "s") == store_bytes(features)
+
+
 def test_split_models__weights_are_one_for_all_or_one_for_each(
     timm_files: dict[str, Path],
 ) -> None:
@@ -674,7 +784,7 @@ def test_run__damaged_shard_is_computed_again(store: Path, photos: Path, how: st
 
     assert cache_counts(summary)[1] in (2, 5)
     assert len(talk.warnings) == 1
-    assert talk.warnings[0].startswith(f"1 shards of '{store}' are missing or damaged ")
+    assert talk.warnings[0].startswith(f"Missing or damaged in '{store}': 1 shard (")
     assert store_bytes(store) == before
 
 
@@ -722,12 +832,13 @@ def test_run__stopped_by_a_signal_goes_on_where_it_was(
             extract(photos, path, num_workers=1, no_head=True)
 
     assert caught.value.exit_code == 128 + number
-    assert str(caught.value) == (
-        f"Stopped; what was computed is kept in {path}. The same command goes on from there."
-    )
     with pytest.raises(DataError, match="are not finished: run the same extract-features command"):
         solve(path)
     written = len(list((path / "shards").iterdir()))
+    assert str(caught.value) == (
+        f"Stopped; {5 * written} of {IMAGES} rows are kept in {path}. The same command goes on "
+        "from there."
+    )
     summary, _ = extract(photos, path, no_head=True)
     assert 0 < written < 6
     assert cache_counts(summary) == (5 * written, IMAGES - 5 * written)
@@ -783,7 +894,7 @@ def test_run__summary_and_record(plain_store: Path, store: Path, photos: Path) -
 
     assert set(summary) == {
         *("schema_version", "run", "store", "status", "model", "best", "results"),
-        *("features", "frozen", "trunk_cache", "seconds"),
+        *("features", "frozen", "trunk_cache", "seconds", "next"),
     }
     assert (summary["schema_version"], summary["run"], summary["best"]) == (1, None, None)
     assert (summary["status"], summary["results"]) == ("finished", {})
@@ -799,7 +910,9 @@ def test_run__summary_and_record(plain_store: Path, store: Path, photos: Path) -
         "rows": IMAGES,
         "threads": 2,
         "batch_size": 8,
+        "seconds": record_of(plain_store)["seconds"]["extract"],
     }
+    assert record["seconds"]["extract"] < record["features"]["seconds"]
 
 
 def test_run__config_toml_makes_the_same_command(store: Path, photos: Path) -> None:

@@ -229,8 +229,8 @@ def test_ctrl_c__exits_with_130_and_the_next_run_goes_on(
 
     assert (process.returncode, stdout) == (130, "")
     assert stderr.splitlines()[-1] == (
-        f"error: Stopped; what was computed is kept in {tmp_path / 's'}. The same command goes on "
-        "from there."
+        f"error: Stopped; {16 * done} of 450 rows are kept in {tmp_path / 's'}. The same command "
+        "goes on from there."
     )
     summary = extraction.run(tmp_path / "s", "--no-head")
     assert 2 <= done < 29

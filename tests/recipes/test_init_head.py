@@ -1,6 +1,7 @@
 """`finetune --init-head`: it starts where the probe ended, and never ends below it."""
 
 import csv
+import json
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any
 import pytest
 import safetensors.torch
 import torch
-from toy import CollectedTalk, make_split_folders
+from toy import CLASSES, CollectedTalk, make_split_folders
 
 from recipes.feature_runs import (
     MODELS,
@@ -20,8 +21,17 @@ from recipes.feature_runs import (
     solve,
     weight_file,
 )
-from recipes.runs import evaluate, finetune, metrics_of, record_of, results_of, signal_at
-from tlcli.backbones.pretrained import create_backbone
+from recipes.runs import (
+    evaluate,
+    finetune,
+    finetune_config,
+    metrics_of,
+    record_of,
+    results_of,
+    signal_at,
+)
+from tlcli.backbones.catalog import parse_backbone_name
+from tlcli.backbones.pretrained import choose_weights, create_backbone
 from tlcli.config import FinetuneConfig
 from tlcli.errors import ConfigError, DataError, InterruptedRunError, ModelError
 from tlcli.models.saved_model import load_network
@@ -184,6 +194,15 @@ def random_weights(root: Path) -> dict[str, Any]:
     return {"weights": "none"}
 
 
+def other_pixels(root: Path) -> dict[str, Any]:
+    return {"mean": "0.1,0.2,0.3", "std": "0.4"}
+
+
+def plan_run(*, output: Path | None = None, **options: Any) -> None:
+    """Ask for the plan as `finetune --dry-run` would."""
+    finetune_recipe.dry_run(finetune_config(output, **options), talk=CollectedTalk())
+
+
 def other_classes(root: Path) -> dict[str, Any]:
     counts = {"train": 2, "val": 2}
     return {"data": make_split_folders(root / "d", counts=counts, classes=("ant", "bee", "dog"))}
@@ -192,9 +211,23 @@ def other_classes(root: Path) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (other_model, "its model is timm/test_resnet, not timm/test_vit: a head is of use on the"),
-        (other_weights, "its weights is [0-9a-f]{64}, not [0-9a-f]{64}: a head is of use"),
-        (random_weights, "its weights is [0-9a-f]{64}, not None"),
+        (
+            other_model,
+            "it was solved on features of timm/test_resnet; this run has timm/test_vit. Give "
+            "--model timm/test_resnet, or solve a head on features of this run's own.",
+        ),
+        (
+            other_weights,
+            r"it was solved on features of weights (\S+/test_resnet.safetensors) \(sha256 [0-9a-f]"
+            r"{8}…\); this run has weights \S+/w.safetensors \(sha256 [0-9a-f]{8}…\). Give "
+            r"--weights \1, or solve",
+        ),
+        (random_weights, r"\(sha256 [0-9a-f]{8}…\); this run has random weights. Give --weights"),
+        (
+            other_pixels,
+            r"it was solved on features of pixels with mean 0.5, pixels with std 0.5; this run "
+            r"has mean 0.1,0.2,0.3, std 0.4. Give --mean 0.5 --std 0.5, or",
+        ),
         (other_classes, "its classes are not those of the data; 2 differ, 'cat' for one"),
     ],
 )
@@ -208,8 +241,11 @@ def test_run__head_of_something_else_is_refused(
 ) -> None:
     options = {"data": noisy, **resnet, **change(tmp_path)}
 
-    with pytest.raises(ConfigError, match=f"^--init-head {features / 'head'}: {words}"):
+    wanted = f"^--init-head {features / 'head'}: .*{words}"
+    with pytest.raises(ConfigError, match=wanted):
         finetune(tmp_path / "run", init_head=features, **options)
+    with pytest.raises(ConfigError, match=wanted):
+        plan_run(init_head=features, **options)
 
     assert not (tmp_path / "run").exists()
 
@@ -218,8 +254,11 @@ def test_run__random_weights_of_another_seed_are_refused(tmp_path: Path, photos:
     extract(photos, tmp_path / "s", penalties="0.01", seed=1)
     options: dict[str, Any] = {"data": photos, "init_head": tmp_path / "s", "epochs": 1}
 
-    with pytest.raises(ConfigError, match="tensors of its backbone are not those of this network"):
+    with pytest.raises(ConfigError, match="tensors of its backbone differ from this"):
         finetune(tmp_path / "other", **options, seed=2)
+    with pytest.raises(ConfigError, match="tensors of its backbone differ from this"):
+        plan_run(**options, seed=2)
+    plan_run(**options, seed=1)
     finetune(tmp_path / "same", **options, seed=1)
 
     probe = record_of(tmp_path / "s" / "head")["results"]["val"]["metrics"]
@@ -231,7 +270,7 @@ def test_run__head_on_a_trained_backbone_is_refused(
 ) -> None:
     finetune(tmp_path / "a", data=photos, unfreeze="layer4", epochs=1, **resnet)
 
-    with pytest.raises(ConfigError, match=r"not those of this network, 'layer4\.0\.\S+' for one"):
+    with pytest.raises(ConfigError, match=r"differ from this network's, 'layer4\.0\.\S+' for"):
         finetune(tmp_path / "b", data=photos, init_head=tmp_path / "a", epochs=1, **resnet)
 
 
@@ -268,8 +307,11 @@ def test_run__head_that_cannot_be_taken_over_is_refused(
 ) -> None:
     start = make(tmp_path, features, noisy, resnet)
 
-    with pytest.raises(ModelError, match=f"{words}. Only a linear head on the embedding can be"):
+    wanted = f"{words}. Only a linear head on the embedding can be"
+    with pytest.raises(ModelError, match=wanted):
         finetune(tmp_path / "run", data=noisy, init_head=start, **resnet)
+    with pytest.raises(ModelError, match=wanted):
+        plan_run(data=noisy, init_head=start, **resnet)
 
     assert not (tmp_path / "run").exists()
 
@@ -287,7 +329,7 @@ def test_run__features_without_a_head_are_told(
 ) -> None:
     extract(noisy, tmp_path / "s", no_head=True, limit=3, **resnet)
 
-    with pytest.raises(DataError, match=r"head/model\.json is missing or damaged"):
+    with pytest.raises(DataError, match="have no head: solve one with 'tlcli probe"):
         finetune(tmp_path / "run", data=noisy, init_head=tmp_path / "s", **resnet)
 
 
@@ -327,7 +369,10 @@ def test_start_from_head__classes_in_another_order_are_matched_by_name(
     network = backbone.network.eval()
     order = ("cat", "ant", "bee")
 
-    start_from_head(network, features, backbone=backbone, classes=order)
+    talk = CollectedTalk()
+    start_from_head(network, features, backbone=backbone, classes=order, talk=talk)
+
+    assert talk.notes == [f"Head: {features / 'head'}."]
 
     own, description = load_network(features / "head")
     images = torch.randn(2, 3, 160, 160, generator=torch.Generator().manual_seed(0))
@@ -342,7 +387,9 @@ def test_start_from_head__logits_are_the_head_on_the_plain_embedding(
     noisy: Path, features: Path, resnet: dict[str, Any]
 ) -> None:
     backbone = create_backbone(resnet["model"], weights=str(resnet["weights"]))
-    start_from_head(backbone.network, features, backbone=backbone, classes=("ant", "bee", "cat"))
+    start_from_head(
+        backbone.network, features, backbone=backbone, classes=CLASSES, talk=CollectedTalk()
+    )
     path = features / "head" / "evaluation" / "test" / "predictions.csv"
     with path.open(newline="") as file:
         rows = list(csv.DictReader(file))
@@ -352,10 +399,32 @@ def test_start_from_head__logits_are_the_head_on_the_plain_embedding(
     state = backbone.network.state_dict()
     logits = embedding @ state["fc.weight"].T + state["fc.bias"]
 
-    classes = ("ant", "bee", "cat")
-    assert [classes[i] for i in logits.argmax(dim=1)] == [row["prediction"] for row in rows]
+    assert [CLASSES[i] for i in logits.argmax(dim=1)] == [row["prediction"] for row in rows]
     start = plain_network("test_resnet", Path(resnet["weights"])).state_dict()
     assert all(torch.equal(state[n], start[n]) for n in start if not n.startswith("fc."))
+
+
+def test_dry_run__without_the_weights_compares_their_name(tmp_path: Path, photos: Path) -> None:
+    extract(photos, tmp_path / "s", model="timm/test_vit", penalties="1")
+    published: dict[str, Any] = {
+        **{"model": "timm/test_vit", "weights": "default", "offline": True},
+        **{"data": photos, "init_head": tmp_path / "s"},
+    }
+    tag = choose_weights(parse_backbone_name("timm/test_vit"), "default").tag
+
+    with pytest.raises(
+        ConfigError, match=f"features of random weights; this run has weights {tag}."
+    ):
+        plan_run(**published)
+    path = tmp_path / "s" / "head" / "model.json"
+    origin = {"weights": tag, "weights_sha256": "ab" * 32, "shape_tag": tag}
+    path.write_text(json.dumps({**json.loads(path.read_text()), **origin}))
+
+    plan_run(**published)
+
+
+def test_dry_run__a_run_that_goes_on_has_its_head(tmp_path: Path, photos: Path) -> None:
+    plan_run(data=photos, init_head="gone", resume=True, output=tmp_path / "run")
 
 
 def test_dry_run__needs_the_head_to_be_there(tmp_path: Path, noisy: Path) -> None:

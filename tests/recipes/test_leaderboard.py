@@ -32,9 +32,9 @@ def finished(root: Path, name: str, *, right: list[bool], has_test: bool = True)
     return {
         "run": str(root / name),
         "model": {"name": f"timm/{name}", "parameters": 1000 + len(name)},
-        "features": {"dims": {"a": [2, 3], "b": [4]}},
+        "features": {"dims": {"a": [2, 3], "b": [4]}, "seconds": 20.0},
         "results": {"val": result, "test": result} if has_test else {"val": result},
-        "seconds": {"total": 1.5},
+        "seconds": {"extract": 0.25, "total": 1.5},
     }
 
 
@@ -56,7 +56,7 @@ def test_leaderboard__best_first_and_behind_image_by_image(tmp_path: Path) -> No
     for row, name in zip(rows, ("good", "fair", "poor"), strict=True):
         value, ends = paired_difference(np.array(right["good"]), np.array(right[name]), seed=3)
         assert (row["behind"], row["behind/low"], row["behind/high"]) == (value, *ends)
-        assert (row["feature_dim"], row["seconds"]) == (10, 1.5)
+        assert (row["feature_dim"], row["seconds"]) == (10, 20 + 1.5 - 0.25)
     assert (rows[0]["behind/low"], rows[0]["behind/high"]) == (0, 0)
     assert (rows[2]["val/top1"], rows[2]["val/low"], rows[2]["val/high"]) == (0.4, 0.4 - 0.1, 0.5)
     table = rows_of(tmp_path / "out" / "leaderboard.csv")
@@ -87,7 +87,7 @@ def test_leaderboard__without_a_test_part(tmp_path: Path) -> None:
 
 def test_run__ranks_real_models(tmp_path: Path, noisy: Path, timm_files: dict[str, Path]) -> None:
     names = ("test_resnet", "test_efficientnet", "test_vit")
-    summary, _ = extract(
+    summary, talk = extract(
         noisy,
         tmp_path / "all",
         model=",".join(f"timm/{name}" for name in names),
@@ -99,6 +99,9 @@ def test_run__ranks_real_models(tmp_path: Path, noisy: Path, timm_files: dict[st
     tops = [row["val/top1"] for row in rows]
     assert tops == sorted(tops, reverse=True)
     assert len(set(tops)) > 1
+    assert talk.notes[-1].startswith(
+        f"Mean and std of the pixels are assumed for {', '.join(f'timm/{name}' for name in names)}:"
+    )
     assert {row["model"] for row in rows} == {f"timm/{name}" for name in names}
     for row, run in zip(rows, runs, strict=True):
         name = row["model"].removeprefix("timm/")

@@ -1,5 +1,6 @@
 """Heads on features: the penalty that validation chose, scikit-learn's numbers, a run folder."""
 
+import json
 import shutil
 import tomllib
 from collections.abc import Callable
@@ -174,13 +175,15 @@ def test_run__summary_keys(tmp_path: Path, features: Path) -> None:
 
     assert list(summary) == [
         *("schema_version", "run", "store", "model", "head", "status", "best", "results"),
-        *("few_shot", "features", "frozen", "trunk_cache", "seconds"),
+        *("few_shot", "features", "frozen", "trunk_cache", "seconds", "next"),
     ]
     assert (summary["run"], summary["store"]) == (str(tmp_path / "run"), str(features))
     assert summary["few_shot"] is None
     seconds = summary["seconds"]
-    assert set(seconds) == {"extract", "head", "probe", "total"}
-    assert seconds["total"] == pytest.approx(seconds["extract"] + seconds["probe"])
+    assert set(seconds) == {"extract", "head", "evaluation", "total"}
+    assert seconds["extract"] == 0
+    assert seconds["total"] == pytest.approx(seconds["head"] + seconds["evaluation"])
+    assert summary["features"]["seconds"] == record_of(features)["seconds"]["extract"] > 0
 
 
 def test_run__computed_no_features(tmp_path: Path, features: Path) -> None:
@@ -223,15 +226,19 @@ def test_run__evaluate_on_the_images_gives_the_same(
 def test_evaluate__of_the_features_means_their_head(tmp_path: Path, features: Path) -> None:
     copy = shutil.copytree(features, tmp_path / "copy")
 
-    evaluation, _ = evaluate(run=copy, split="test")
+    solve(copy, head="knn", penalties="3")
 
+    evaluation, talk = evaluate(run=copy, split="test")
+
+    assert talk.notes[0] == f"Head: {copy / 'head'}. Others there: probe-knn."
     kept = record_of(features / "head")["results"]["test"]["metrics"]["top1"]
     assert evaluation.report.metrics["top1"] == kept
     assert evaluation.folder == copy / "head" / "evaluation" / "test"
 
 
 def test_evaluate__of_features_without_a_head_is_told(layered: Path) -> None:
-    with pytest.raises(DataError, match="head' is not a run folder"):
+    words = f"The features in '{layered}' have no head: solve one with 'tlcli probe {layered}'"
+    with pytest.raises(DataError, match=words):
         evaluate(run=layered)
 
 
@@ -357,7 +364,7 @@ def test_run__too_many_neighbours_are_left_out_and_told(tmp_path: Path, features
     summary, talk = solve(features, output=tmp_path / "run", head="knn", penalties="1,60,61,99")
 
     assert [row["neighbours"] for row in penalty_rows(Path(summary["run"]))] == ["1.0", "60.0"]
-    assert "2 values of neighbours exceed the train rows." in talk.notes
+    assert "Left out 2 numbers of neighbours above the 60 train rows." in talk.notes
     with pytest.raises(ConfigError, match="--penalties: 61 neighbours are more than the 60 train"):
         solve(features, output=tmp_path / "none", head="knn", penalties="61")
     assert record_of(tmp_path / "none")["status"] == "failed"
@@ -379,6 +386,14 @@ def no_store(root: Path) -> Path:
     return root / "nowhere"
 
 
+def own_head(root: Path) -> Path:
+    """A head apart from its features."""
+    (root / "own").mkdir()
+    record = {"kind": "classification", "store": str(root / "s")}
+    (root / "own" / "run.json").write_text(json.dumps(record))
+    return root / "own"
+
+
 def empty_folder(root: Path) -> Path:
     (root / "empty").mkdir()
     return root / "empty"
@@ -388,6 +403,7 @@ def empty_folder(root: Path) -> Path:
     ("make", "options", "error", "words"),
     [
         (no_store, {}, DataError, "There is no folder '.*nowhere': give the one that"),
+        (own_head, {}, DataError, "a head that was solved on features: give their folder, '.*s'"),
         (empty_folder, {}, DataError, r"is no store of features: it has no manifest\.json"),
         (None, {"penalties": "0"}, ConfigError, "--penalties '0' is not understood"),
         (None, {"shots": "1,x"}, ConfigError, "--shots '1,x' is not understood"),

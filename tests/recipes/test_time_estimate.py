@@ -1,6 +1,6 @@
 """The user is told once how long a training takes, if it is long."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import pytest
 from toy import CollectedTalk
@@ -33,6 +33,7 @@ def run_epochs(
     steps_per_epoch: int,
     epochs: int,
     first: tuple[int, int] = (0, 0),
+    phase_starts: Sequence[int] = (0,),
     slow_start: float = 0.0,
 ) -> tuple[CollectedTalk, list[list[int]]]:
     """Go through all steps from (epoch, step) on, each of which takes `seconds`."""
@@ -42,7 +43,12 @@ def run_epochs(
         yield from ([epoch, step] for step in range(done, steps_per_epoch))
 
     timed = with_estimate(
-        steps, steps_per_epoch=steps_per_epoch, epochs=epochs, remedy="Do less.", talk=talk
+        steps,
+        steps_per_epoch=steps_per_epoch,
+        epochs=epochs,
+        phase_starts=phase_starts,
+        remedy="Do less.",
+        talk=talk,
     )
     seen = []
     for epoch in range(first[0], epochs):
@@ -100,3 +106,15 @@ def test_with_estimate__says_it_once_even_of_fast_runs(clock: Clock) -> None:
     talk, _ = run_epochs(clock, seconds=100.0, steps_per_epoch=10, epochs=30)
 
     assert len(talk.notes) + len(talk.warnings) == 1
+
+
+def test_with_estimate__epochs_of_few_steps_are_timed_together(clock: Clock) -> None:
+    talk, _ = run_epochs(clock, seconds=60.0, steps_per_epoch=2, epochs=30)
+
+    assert talk.notes == [words("53 minutes")]  # 60 steps, seven are done
+
+
+def test_with_estimate__every_phase_is_timed_anew(clock: Clock) -> None:
+    talk, _ = run_epochs(clock, seconds=60.0, steps_per_epoch=20, epochs=3, phase_starts=(0, 1, 2))
+
+    assert talk.notes == [words(f"{left} minutes") for left in (53, 33)]  # 13 are not worth it

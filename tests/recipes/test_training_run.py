@@ -4,6 +4,19 @@ from tlcli.config import Monitor
 from tlcli.recipes.training_run import History
 
 
+def test_improves__without_a_loss_ties_go_to_the_later_epoch() -> None:
+    history = History()
+
+    chosen = [
+        history.improves(n, {"map": v}, monitor="map") for n, v in enumerate((0, 0, 0.2, 0.1))
+    ]
+
+    assert chosen == [True, True, True, False]
+    assert (history.best_epoch, history.last_gain) == (2, 2)
+    assert history.improves(4, {"map": 0.2}, monitor="map")
+    assert (history.best_epoch, history.last_gain) == (4, 2)
+
+
 @pytest.mark.parametrize(
     ("monitor", "values", "best_epochs"),
     [

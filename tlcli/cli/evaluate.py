@@ -38,7 +38,7 @@ def evaluate(
     offline: o.OfflineOpt = EvaluateConfig.offline,
     mean: o.MeanOpt = EvaluateConfig.mean,
     std: o.StdOpt = EvaluateConfig.std,
-    batch_size: o.BatchSizeOpt = EvaluateConfig.batch_size,
+    batch_size: o.EvaluationBatchOpt = EvaluateConfig.batch_size,
     seed: o.EvaluationSeedOpt = EvaluateConfig.seed,
     device: o.DeviceOpt = RuntimeConfig.device,
     num_workers: o.NumWorkersOpt = RuntimeConfig.num_workers,

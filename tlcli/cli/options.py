@@ -146,6 +146,15 @@ BatchSizeOpt = Annotated[
         text="Images per batch; a single image left over joins the last batch.",
     ),
 ]
+EvaluationBatchOpt = Annotated[
+    int | None,
+    option(
+        "--batch-size",
+        "-b",
+        panel=OPTIM,
+        text="Images per forward pass, 64 if not given; detectors take one per thread.",
+    ),
+]
 LrOpt = Annotated[
     float | None,
     option(

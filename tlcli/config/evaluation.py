@@ -27,14 +27,15 @@ class EvaluateConfig:
     limit: int = 0
     on_bad_image: OnBadImage = "fail"
     on_bad_box: OnBadBox = "fix"
-    batch_size: int = 64
+    batch_size: int | None = None
     seed: int | None = None
     output: str | None = None
     overwrite: bool = False
     runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
 
     def __post_init__(self) -> None:
-        require(self.batch_size >= 1, "--batch-size", self.batch_size, "1 or more")
+        size = self.batch_size
+        require(size is None or size >= 1, "--batch-size", size, "1 or more")
         require(self.limit >= 0, "--limit", self.limit, "0 (all images) or more")
         require(self.seed is None or self.seed >= 0, "--seed", self.seed, "0 or more")
         if (self.run is None) == (self.model is None):
@@ -67,6 +68,7 @@ class EvaluateConfig:
         }
         if self.data is None:
             given["--on-bad-image"] = self.on_bad_image if self.on_bad_image != "fail" else None
+            given["--on-bad-box"] = self.on_bad_box if self.on_bad_box != "fix" else None
             given["--limit"] = self.limit or None
         for option, value in given.items():
             if value is not None:

@@ -69,7 +69,7 @@ def best_score(matches: BoxMatches) -> float:
     counted = matches.counted(falling, area=_ALL)[:, _IOU_HALF]
     is_true = matches.is_true[falling, _ALL, _IOU_HALF]
     truths = matches.truth_counts[:, _ALL].sum()
-    f1 = 2 * is_true.cumsum() / (truths + counted.cumsum())
+    f1 = 2 * is_true.cumsum() / np.maximum(truths + counted.cumsum(), 1)
     scores = matches.scores[falling]
     is_last = np.append(scores[1:] < scores[:-1], True)  # equal scores go together
     return float(scores[np.where(is_last, f1, -1.0).argmax()])

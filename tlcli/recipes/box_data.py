@@ -1,7 +1,7 @@
 """The images and boxes of a run: loaded, checked, split, and made into batches."""
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from tlcli.data.boxes.box_batches import (
 )
 from tlcli.data.boxes.box_catalog import load_boxes
 from tlcli.data.boxes.box_splits import limit_boxes, read_box_split, split_boxes
-from tlcli.data.boxes.box_table import BoxTable
+from tlcli.data.boxes.box_table import BoxTable, Repair, check_judgeable, check_trainable
 from tlcli.engine.runtime import Runtime
 from tlcli.errors import BadImageError, DataError
 from tlcli.recipes.image_data import (
@@ -103,10 +103,10 @@ def load_boxes_unsplit(config: BoxDataConfig, *, seed: int, talk: Talk) -> RunBo
 
 
 def require_box_parts(table: BoxTable) -> None:
-    """Make sure that there are images to train on and images to choose the best epoch by.
+    """Make sure that there are boxes to learn from and boxes to choose the best epoch by.
 
     Raises:
-        DataError: If a part is missing.
+        DataError: If a part is missing, or has no boxes.
     """
     for split, remedy in (
         ("train", "Name the part to learn from 'train'."),
@@ -114,21 +114,28 @@ def require_box_parts(table: BoxTable) -> None:
     ):
         if split not in table.splits:
             raise DataError(f"{table.spec} has no images in the part '{split}'. {remedy}")
+    check_trainable(table)
+    for split in ("val", "test"):
+        if split in table.splits:
+            check_judgeable(table, split)
 
 
-def write_repairs(boxes: RunBoxes, folder: Path) -> None:
+def write_repairs(repairs: Sequence[Repair], folder: Path) -> None:
     """List in `repairs.csv` what was not taken as it is written; no file if nothing."""
-    if boxes.table.repairs:
-        write_csv(folder / "repairs.csv", header=["path", "what"], rows=boxes.table.repairs)
+    if repairs:
+        write_csv(folder / "repairs.csv", header=["path", "what"], rows=repairs)
 
 
 def _load(config: BoxDataConfig, *, talk: Talk) -> tuple[BoxTable, tuple[tuple[str, str], ...]]:
-    table = load_boxes(config.data, on_bad_box=config.on_bad_box)
+    table = load_boxes(config.data, on_bad_box=config.on_bad_box, on_bad_image=config.on_bad_image)
     if config.on_bad_image == "fail":
         return table, ()
+    for _, problem in table.skipped:
+        talk.warn(f"left out: {problem}")
     skipped = bad_images(table.root, list(table.images["path"]), talk=talk)
     is_bad = table.images["path"].isin({path for path, _ in skipped}).to_numpy()
-    return (table.kept((~is_bad).nonzero()[0]) if skipped else table), skipped
+    kept = table.kept((~is_bad).nonzero()[0]) if skipped else table
+    return kept, (*table.skipped, *skipped)
 
 
 def _report(table: BoxTable, *, talk: Talk) -> None:
@@ -155,11 +162,17 @@ class BoxReader:
         """Return the images of a split with their boxes, in the order of its rows."""
         return box_samples(self.table, split)
 
+    def training_samples(self) -> list[BoxSample]:
+        """Return the images to learn from: those with crowds only would teach to miss them."""
+        return box_samples(self.table, "train", for_training=True)
+
     def training(
         self, *, augment: AugmentLevel, grad_accum_steps: int
     ) -> tuple[int, Callable[[int, int], Iterable[list[BoxBatch]]]]:
         """Return the steps of an epoch, and a function from (epoch, steps done) to the others."""
-        samples, seed = self.samples("train"), self.runtime.seed
+        samples, seed = self.training_samples(), self.runtime.seed
+        if crowds := len(self.table.images_of("train")) - len(samples):
+            self.talk.note(f"{crowds} train images with crowds only are left out of training.")
         dataset = BoxDataset(samples, augment=augment, seed=seed)
 
         def references(epoch: int) -> list[list[tuple[int, int]]]:
@@ -193,5 +206,4 @@ class BoxReader:
 
 def as_one_part(boxes: RunBoxes) -> RunBoxes:
     """Return the same images as the one part `unsplit`."""
-    images = boxes.table.images.assign(split="unsplit")
-    return replace(boxes, table=replace(boxes.table, images=images))
+    return replace(boxes, table=boxes.table.as_one_part())

@@ -44,15 +44,19 @@ from tlcli.results.figures import draw_training_curves
 from tlcli.results.records import EvalReport
 from tlcli.results.run_dir import RunDirectory, check_free
 
+_NOTHING_FOUND = (
+    "val {} is 0 in every epoch: no box was found. Train longer, raise --lr, or see by "
+    "--limit 8 and the gallery whether the boxes are where they should be."
+)
 _FASTER = "Shorter: --unfreeze head, a smaller --image-size, fewer --epochs, or a GPU."
 
 
 def dry_run(config: DetectFinetuneConfig, *, talk: Talk) -> PlanReport:
-    """Return what `run` would train, without weights, without a step, without writing anything."""
+    """Return what `run` would train, without a download, without a step, without writing."""
     boxes = load_run_boxes(config.data, seed=config.train.seed, talk=talk)
     require_box_parts(boxes.table)
     classes = boxes.table.classes
-    detector = untrained_detector(config.model, classes=classes)
+    detector = untrained_detector(config.model, classes=classes, talk=talk)
     model, plan = planned(detector, config, talk=talk)
     name = f"{detector.name} on {detector.backbone}" if detector.backbone else detector.name
     return describe_plan(
@@ -105,7 +109,7 @@ def _write_start(folder: RunDirectory, job: DetectionJob) -> None:
     options = resolved_options(job)
     write_options(folder, options)
     write_skipped_paths(job.boxes.skipped, folder.path)
-    write_repairs(job.boxes, folder.path)
+    write_repairs(job.boxes.table.repairs, folder.path)
     folder.update(
         kind="detection",
         command="detect-finetune",
@@ -128,13 +132,15 @@ def _train_and_judge(
         judge = BoxJudge(
             reader=job.reader,
             class_names=job.boxes.table.classes,
-            threads=detection_threads(job.config.runtime.num_workers, runtime=job.runtime),
+            threads=detection_threads(None, build=job.detector.build, runtime=job.runtime),
             check_stop=signals.check,
         )
         training = _training(folder, job, judge=judge, talk=talk)
         history = training.go_on() if is_resumed else training.start()
         try:
             training.train(history, check_stop=signals.check)
+            if history.best_value == 0:
+                talk.warn(_NOTHING_FOUND.format(monitor))
             record_proof(folder, training.finish(history))
             rows = folder.read_metrics()
             draw_training_curves(
@@ -177,7 +183,7 @@ def _training(folder: RunDirectory, job: DetectionJob, *, judge: BoxJudge, talk:
     state = first_state(
         job.model, job.plan, train=train, runtime=job.runtime, steps_per_epoch=steps_per_epoch
     )
-    paths = job.boxes.table.images_of("train")["path"]
+    samples, root = job.reader.training_samples(), job.boxes.table.root
     return Training(
         command="detect-finetune",
         task=DetectionTask(state.model, runtime=job.runtime),
@@ -192,10 +198,11 @@ def _training(folder: RunDirectory, job: DetectionJob, *, judge: BoxJudge, talk:
             train_steps,
             steps_per_epoch=steps_per_epoch,
             epochs=train.epochs,
+            phase_starts=[phase.start for phase in job.plan.phases],
             remedy=_FASTER,
             talk=talk,
         ),
         validate=lambda: judge.metrics(state.judged, "val"),
-        file_of=lambda index: str(paths[index]),
+        file_of=lambda index: samples[index].path.relative_to(root).as_posix(),
         talk=talk,
     )

@@ -2,18 +2,17 @@
 
 import time
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 from tlcli.backbones.pretrained import NO_WEIGHTS
 from tlcli.backbones.stages import HEAD
 from tlcli.config import DetectFinetuneConfig, DetectorConfig, options_of
-from tlcli.engine.cpu_memory import available_cores
+from tlcli.engine.cpu_memory import available_cores, available_memory
 from tlcli.engine.runtime import Runtime, choose_runtime
 from tlcli.errors import ConfigError
 from tlcli.models.detectors.architectures import ARCHITECTURES
-from tlcli.models.detectors.detector import Detector
-from tlcli.models.detectors.detector_catalog import create_detector
+from tlcli.models.detectors.detector import Detector, DetectorBuild
+from tlcli.models.detectors.detector_catalog import create_detector, find_published
 from tlcli.models.detectors.saved_detector import (
     DetectorDescription,
     build_detector,
@@ -31,6 +30,8 @@ from tlcli.results.run_dir import RunDirectory
 DEFAULT_BACKBONE = "timm/tf_efficientnet_lite0"
 """Of the architectures that work on any: light enough for a laptop, and it has real weights."""
 _GPU_THREADS = 4
+_BYTES_PER_PIXEL = 1000
+"""Of the padded picture, while a ResNet-50 with a pyramid looks at it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -163,13 +164,22 @@ def load_detector_of(model: DetectorConfig, *, classes: tuple[str, ...], talk: T
     return detector
 
 
-def untrained_detector(model: DetectorConfig, *, classes: tuple[str, ...]) -> Detector:
-    """Build what `load_detector_of` would return, without fetching published weights."""
-    if model.weights != NO_WEIGHTS and Path(model.weights).expanduser().exists():
+def untrained_detector(model: DetectorConfig, *, classes: tuple[str, ...], talk: Talk) -> Detector:
+    """Build what `load_detector_of` would return, without fetching published weights.
+
+    Files and runs are read, so that one that does not fit is told now.
+
+    Raises:
+        WeightsError: If there are no such weights.
+    """
+    backbone = backbone_of(model)
+    published = find_published(model.model, backbone=backbone, weights=model.weights)
+    if published is None:
         return _create(model, classes=classes, weights=model.weights)
+    if published.path is None:
+        then = "and --offline forbids to fetch them" if model.offline else "a run fetches them"
+        talk.note(f"Weights {published.tag} of {published.model} are not on this machine; {then}.")
     detector = _create(model, classes=classes, weights=NO_WEIGHTS)
-    if model.weights == NO_WEIGHTS:
-        return detector
     numbers = tuple(range(len(classes)))
     description = describe_detector(detector, classes=classes, category_ids=numbers)
     has_own_body = detector.backbone is None
@@ -192,17 +202,26 @@ def _create(model: DetectorConfig, *, classes: tuple[str, ...], weights: str) ->
     )
 
 
-def detection_threads(num_workers: int | None, *, runtime: Runtime) -> int:
-    """Return how many images are detected in at once: the cores, or a few where a GPU computes."""
-    if num_workers:
-        return num_workers
-    return available_cores() if runtime.device.type == "cpu" else _GPU_THREADS
+def detection_threads(num_workers: int | None, *, build: DetectorBuild, runtime: Runtime) -> int:
+    """Return how many images are detected in at once.
+
+    Args:
+        num_workers: What the user says; 0 is one at a time.
+        build: Of the detector; large pictures need memory.
+        runtime: On the CPU all cores are used, a few threads where a GPU computes.
+    """
+    if num_workers is not None:
+        return max(1, num_workers)
+    if runtime.device.type != "cpu":
+        return _GPU_THREADS
+    per_image = _BYTES_PER_PIXEL * build.image_size * build.max_size
+    return max(1, min(available_cores(), available_memory() // 2 // per_image))
 
 
 def resolved_options(job: DetectionJob) -> dict[str, Any]:
     """Return every option with the value that was used where none was given."""
     options = options_of(job.config)
-    options["backbone"] = job.detector.backbone
+    options["backbone"] = backbone_of(job.config.model)
     options["image_size"] = job.detector.build.image_size
     options["sampled_boxes"] = job.detector.build.sampled_boxes
     options["lr"] = job.config.train.head_lr

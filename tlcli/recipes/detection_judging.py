@@ -45,7 +45,7 @@ class BoxJudge:
     def predictions(self, model: nn.Module, split: str) -> BoxPredictions:
         """Return what a model finds in the images of a split, with the user's ids."""
         table = self.reader.table
-        categories = category_ids_of_labels(table, class_names=self.class_names)
+        categories = category_ids_of_labels(table, split, class_names=self.class_names)
         samples = self.reader.samples(split)
         found = list(
             self.reader.talk.track(
@@ -83,13 +83,16 @@ class BoxJudge:
         return {name: value for name, value in evaluation.metrics.items() if not np.isnan(value)}
 
 
-def category_ids_of_labels(table: BoxTable, *, class_names: Sequence[str]) -> npt.NDArray[np.int64]:
+def category_ids_of_labels(
+    table: BoxTable, split: str, *, class_names: Sequence[str]
+) -> npt.NDArray[np.int64]:
     """Return the user's category id for every label of a model, -1 where the data has none.
 
     Raises:
-        DataError: If the data has a class that the model does not know.
+        DataError: If the split has boxes of a class that the model does not know.
     """
-    unknown = [name for name in table.classes if name not in set(class_names)]
+    boxes, known_names = table.counts()[split]["per_class"], set(class_names)
+    unknown = [name for name, count in boxes.items() if count and name not in known_names]
     if unknown:
         shown = ", ".join(f"'{name}'" for name in unknown[:5])
         known = ", ".join(f"'{name}'" for name in class_names[:5])

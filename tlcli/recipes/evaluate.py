@@ -23,6 +23,7 @@ from tlcli.recipes.evaluate_detector import (
 from tlcli.recipes.evaluation_setup import (
     Evaluation,
     as_trained,
+    check_own_data,
     choose_split,
     data_name,
     output_path,
@@ -46,6 +47,8 @@ from tlcli.recipes.talk import Talk
 from tlcli.results.records import EvalReport
 from tlcli.results.run_dir import RunDirectory, check_free
 
+_BATCH_SIZE = 64
+
 
 @dataclass(frozen=True, kw_only=True)
 class _Judged:
@@ -66,7 +69,7 @@ def run(config: EvaluateConfig, *, talk: Talk) -> Evaluation:
         TlcliError: For everything a user or the machine can get wrong; see `tlcli.errors`.
     """
     if config.run is not None:
-        folder = RunDirectory.open(head_run_of(Path(config.run).expanduser()))
+        folder = RunDirectory.open(head_run_of(Path(config.run).expanduser(), talk=talk))
         if folder.read_record().get("kind") == "detection":
             return evaluate_detector_run(folder, config, talk=talk)
         refuse_box_options(config)
@@ -157,7 +160,8 @@ def _pretrained(config: EvaluateConfig, *, talk: Talk) -> _Judged:
 def _own_data(folder: RunDirectory, config: EvaluateConfig, *, talk: Talk) -> tuple[RunImages, str]:
     """Load the data of a run with the split it was trained with."""
     refuse_mixture(config)
-    kept = folder.read_record()["config"]
+    record = folder.read_record()
+    kept = record["config"]
     data = DataConfig(
         data=kept["data"],
         val_split=kept["val_split"],
@@ -166,6 +170,7 @@ def _own_data(folder: RunDirectory, config: EvaluateConfig, *, talk: Talk) -> tu
         on_bad_image=kept["on_bad_image"],
     )
     images = load_images(data, seed=kept["seed"], saved_split=folder.splits_path, talk=talk)
+    check_own_data(images.whole.fingerprint, record, spec=data.data)
     split = config.split or ("test" if "test" in images.table.splits else "val")
     warn_if_chosen_by(split, talk=talk)
     return images, split
@@ -198,7 +203,7 @@ def _judge(
     reader = BatchReader(
         table=images.table,
         preprocessing=judged.preprocessing,
-        batch_size=config.batch_size,
+        batch_size=config.batch_size or _BATCH_SIZE,
         num_workers=default_workers(config.runtime.num_workers, runtime=runtime),
         runtime=runtime,
         talk=talk,

@@ -21,6 +21,7 @@ from tlcli.recipes.detection_judging import BoxJudge, category_ids_of_labels, ju
 from tlcli.recipes.evaluation_setup import (
     Evaluation,
     as_trained,
+    check_own_data,
     choose_split,
     data_name,
     output_path,
@@ -48,6 +49,7 @@ def evaluate_detector_run(
     folder: RunDirectory, config: EvaluateConfig, *, talk: Talk
 ) -> Evaluation:
     """Evaluate the detector of a run folder, on its own data or on other."""
+    _refuse_batches(config)
     record = folder.read_record()
     if record["status"] != "finished":
         talk.warn(f"This run is {record['status']}: its best epoch so far is evaluated.")
@@ -66,6 +68,7 @@ def evaluate_detector_run(
 
 def evaluate_detector(config: EvaluateConfig, *, talk: Talk) -> Evaluation:
     """Evaluate one of torchvision's detectors with the classes it was trained on."""
+    _refuse_batches(config)
     path = output_path(config)
     check_free(path, overwrite=config.overwrite)
     model = config.pretrained
@@ -88,7 +91,9 @@ def evaluate_detector(config: EvaluateConfig, *, talk: Talk) -> Evaluation:
         )
     data = config.data or BoxDataConfig.data
     boxes, split = _given_data(data, config, talk=talk)
-    category_ids_of_labels(boxes.table, class_names=detector.class_names)  # before any writing
+    category_ids_of_labels(
+        boxes.table, split, class_names=detector.class_names
+    )  # before any writing
     folder = RunDirectory.create(path, overwrite=config.overwrite)
     target = folder.evaluation_dir(split)
     with folder.status_kept():
@@ -108,13 +113,23 @@ def evaluate_detector(config: EvaluateConfig, *, talk: Talk) -> Evaluation:
     return Evaluation(report=report, folder=target, titles={})
 
 
+def _refuse_batches(config: EvaluateConfig) -> None:
+    if config.batch_size is not None:
+        raise ConfigError(
+            f"--batch-size {config.batch_size} has no effect on a detector, which looks at one "
+            "image per thread: set --num-workers, or leave it."
+        )
+
+
 def _own_data(folder: RunDirectory, config: EvaluateConfig, *, talk: Talk) -> tuple[RunBoxes, str]:
     """Load the data of a run with the split it was trained with."""
     refuse_mixture(config)
-    kept = folder.read_record()["config"]
+    record = folder.read_record()
+    kept = record["config"]
     names = ("data", "val_split", "test_split", "limit", "on_bad_image", "on_bad_box")
     data = BoxDataConfig(**{name: kept[name] for name in names})
     boxes = load_run_boxes(data, seed=kept["seed"], saved_split=folder.splits_path, talk=talk)
+    check_own_data(boxes.whole.fingerprint, record, spec=data.data)
     split = config.split or ("test" if "test" in boxes.table.splits else "val")
     warn_if_chosen_by(split, talk=talk)
     return boxes, split
@@ -149,7 +164,7 @@ def _judge(
     runtime.place(detector.network)
     reader = BoxReader(
         table=boxes.table,
-        batch_size=config.batch_size,
+        batch_size=1,
         num_workers=0,
         runtime=runtime,
         talk=talk,
@@ -157,9 +172,11 @@ def _judge(
     judge = BoxJudge(
         reader=reader,
         class_names=detector.class_names,
-        threads=detection_threads(config.runtime.num_workers, runtime=runtime),
+        threads=detection_threads(
+            config.runtime.num_workers, build=detector.build, runtime=runtime
+        ),
     )
     report = judge_boxes(judge, detector.network, split=split, folder=folder)
     write_skipped_paths(boxes.skipped, folder)
-    write_repairs(boxes, folder)
+    write_repairs(boxes.table.repairs_of(split), folder)
     return report

@@ -88,6 +88,24 @@ def refuse_mixture(config: EvaluateConfig) -> None:
         raise ConfigError("--limit has no effect on a run's own data: its limit is kept.")
 
 
+def check_own_data(fingerprint: str, record: Mapping[str, Any], *, spec: str) -> None:
+    """Make sure that a run is judged on the data that it was trained with.
+
+    Args:
+        fingerprint: Of the data as it is now.
+        record: `run.json` of the run.
+        spec: What the user calls the data.
+
+    Raises:
+        DataError: If images or labels were changed since.
+    """
+    if fingerprint != record["data"]["fingerprint"]:
+        raise DataError(
+            f"{spec} changed since the run was trained: image files of another size, or other "
+            "labels. Restore it, or judge the run on the data as it is now with --data."
+        )
+
+
 def warn_if_chosen_by(split: str, *, talk: Talk) -> None:
     """Warn of a part that the best epoch was chosen by."""
     if split == "val":

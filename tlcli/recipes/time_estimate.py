@@ -20,6 +20,7 @@ def with_estimate(
     *,
     steps_per_epoch: int,
     epochs: int,
+    phase_starts: Sequence[int],
     remedy: str,
     talk: Talk,
 ) -> Callable[[int, int], Iterator[S]]:
@@ -29,24 +30,28 @@ def with_estimate(
         steps: From epochs done and steps done to the remaining steps of the epoch.
         steps_per_epoch: In all.
         epochs: In all.
+        phase_starts: Epochs before those from which on more is trained: there it is timed anew.
         remedy: How to make it shorter.
-        talk: Is told once, of runs above a quarter of an hour.
+        talk: Is told once per phase, of runs that take above a quarter of an hour from there.
     """
-    is_told = False
+    seconds: list[float] = []
 
     def timed(epoch: int, done: int) -> Iterator[S]:
-        """Yield the steps and look at the clock between them."""
-        nonlocal is_told
-        started = time.perf_counter()
-        for number, step in enumerate(steps(epoch, done)):
-            if number == _WARM_STEPS:
-                started = time.perf_counter()
-            if number == _WARM_STEPS + _TIMED_STEPS and not is_told:
-                is_told = True
-                seconds = (time.perf_counter() - started) / _TIMED_STEPS
-                left = (epochs - epoch) * steps_per_epoch - done - number
-                _tell(seconds * left, remedy=remedy, talk=talk)
+        """Yield the steps and look at the clock when each was done."""
+        if epoch in phase_starts and done == 0:
+            seconds.clear()
+        began = time.perf_counter()
+        for number, step in enumerate(steps(epoch, done), start=1):
             yield step
+            if len(seconds) == _WARM_STEPS + _TIMED_STEPS:
+                continue
+            now = time.perf_counter()
+            seconds.append(now - began)
+            began = now
+            if len(seconds) == _WARM_STEPS + _TIMED_STEPS:
+                left = (epochs - epoch) * steps_per_epoch - done - number
+                mean = sum(seconds[_WARM_STEPS:]) / _TIMED_STEPS
+                _tell(mean * left, remedy=remedy, talk=talk)
 
     return timed
 

@@ -27,6 +27,8 @@ class History:
     best_epoch: int = 0
     best_value: float | None = None
     best_loss: float | None = None
+    last_gain: int = 0
+    """The last epoch that was better than all before; a tie is none."""
     proofs: list[dict[str, Any]] = field(default_factory=list)
     """Of the phases that are over."""
     seconds_train: float = 0.0
@@ -37,13 +39,19 @@ class History:
     def improves(self, epoch: int, metrics: Mapping[str, float], *, monitor: str) -> bool:
         """Take an epoch in; say whether it is the best so far.
 
-        Ties go to the lower loss, where there is one, and to the earlier epoch.
+        Ties go to the lower loss and then to the earlier epoch; where no loss is measured, to the
+        later one, which has seen more.
         """
-        value, loss = metrics[monitor], metrics.get("loss", 0.0)
-        if self.best_value is not None and self.best_loss is not None:
-            sign = -1 if monitor in _SMALLER_IS_BETTER else 1
-            if (sign * value, -loss) <= (sign * self.best_value, -self.best_loss):
+        value, loss = metrics[monitor], metrics.get("loss")
+        gain = 1.0
+        if self.best_value is not None:
+            gain = (value - self.best_value) * (-1 if monitor in _SMALLER_IS_BETTER else 1)
+            if loss is not None and self.best_loss is not None and gain == 0:
+                gain = self.best_loss - loss or -1.0
+            if gain < 0:
                 return False
+        if gain > 0:
+            self.last_gain = epoch
         self.best_epoch, self.best_value, self.best_loss = epoch, value, loss
         return True
 
@@ -173,7 +181,7 @@ class Training:
         last = len(self.state.phases) - 1
         if not self.patience or self.state.phase != last or epoch >= self.epochs:
             return False
-        since = epoch - max(history.best_epoch, self.state.phases[last].start)
+        since = epoch - max(history.last_gain, self.state.phases[last].start)
         if since >= self.patience:
             self.talk.note(f"No better epoch for {since}: stopping early (--patience).")
         return since >= self.patience

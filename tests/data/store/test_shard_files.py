@@ -9,16 +9,8 @@ import torch
 from tiny_stores import ids_of, tensors_of
 from torch import Tensor
 
-from tlcli.data.store.shard_files import (
-    ShardHeader,
-    ShardPlan,
-    TensorSpec,
-    find_header,
-    read_shard,
-    shard_name,
-    specs_of,
-    write_shard,
-)
+from tlcli.data.store.shard_files import ShardPlan, read_shard, shard_name, specs_of, write_shard
+from tlcli.data.store.shard_header import ShardHeader, TensorSpec, find_header
 from tlcli.errors import DataError, MachineError
 
 DIGEST = "ab" * 32

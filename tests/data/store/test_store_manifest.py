@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tlcli.data.store.shard_files import TensorSpec
+from tlcli.data.store.shard_header import TensorSpec
 from tlcli.data.store.store_manifest import (
     ShardEntry,
     StoreManifest,

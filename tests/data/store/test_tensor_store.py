@@ -344,8 +344,8 @@ def test_damaged_shard__readers_stop_and_the_next_run_mends_it(tmp_path: Path, d
         reader.locate(ids)
     store = create(tmp_path / "store")
     assert store.remarks == (
-        f"1 shards of '{store.path}' are missing or damaged ({path.stem}); their {rows} rows are"
-        " computed again where they are asked for.",
+        f"Missing or damaged in '{store.path}': 1 shard ({path.stem}) with"
+        f" {rows} row{'s' * (rows > 1)}, computed again where asked for.",
     )
     store, plans = start(store.path, ids, rows_per_shard=3)
     assert (sum(len(plan) for plan in plans), names_of(plans)) == (rows, [path.stem])

@@ -4,9 +4,16 @@ import difflib
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 from tlcli.backbones.catalog import parse_backbone_name
-from tlcli.backbones.pretrained import DEFAULT_WEIGHTS, NO_WEIGHTS, create_backbone
+from tlcli.backbones.pretrained import (
+    DEFAULT_WEIGHTS,
+    NO_WEIGHTS,
+    choose_weights,
+    create_backbone,
+    find_weights,
+)
 from tlcli.backbones.protocol import Backbone, LoadedWeights
 from tlcli.errors import ConfigError, ModelError, WeightsError
 from tlcli.models.detectors import torchvision_detectors as named
@@ -26,9 +33,12 @@ from tlcli.models.detectors.detector_weights import (
 from tlcli.models.detectors.pyramid_detectors import plan_build
 
 
-def list_detectors() -> list[str]:
-    """Return all names that `create_detector` takes: torchvision's, then those on backbones."""
-    return [*(f"{named.PREFIX}{name}" for name in named.NAMED), *ARCHITECTURES]
+class PublishedWeights(NamedTuple):
+    """Weights of a hub, and where they lie on this machine."""
+
+    model: str
+    tag: str
+    path: Path | None
 
 
 def parse_detector_name(text: str) -> str:
@@ -49,6 +59,30 @@ def parse_detector_name(text: str) -> str:
         f"No detector is called '{text}'. {hint}There are: {', '.join(named.NAMED)}; and on any "
         f"--backbone: {', '.join(ARCHITECTURES)}."
     )
+
+
+def find_published(model: str, *, backbone: str | None, weights: str) -> PublishedWeights | None:
+    """Return which published weights are meant; None for random ones, a file, or a run's.
+
+    Args:
+        model: As for `create_detector`.
+        backbone: As for `create_detector`.
+        weights: As for `create_detector`.
+
+    Raises:
+        ModelError: If there is no such model.
+        WeightsError: If there are no such weights.
+    """
+    name = parse_detector_name(model)
+    if weights == NO_WEIGHTS or run_folder(weights) or Path(weights).expanduser().is_file():
+        return None
+    if backbone is None:
+        tag = _tag_of(name, weights)
+        return PublishedWeights(name, tag, named.find_file(name.removeprefix(named.PREFIX), tag))
+    body = parse_backbone_name(backbone)
+    choice = choose_weights(body, weights)
+    assert choice.tag is not None
+    return PublishedWeights(str(body), choice.tag, find_weights(body, choice.tag))
 
 
 def create_detector(
@@ -137,21 +171,13 @@ def _named_detector(
 def _named_weights(name: str, weights: str, *, offline: bool) -> DetectorWeights | None:
     """Return what `--weights` means for one of torchvision's detectors, None for random ones."""
     bare = name.removeprefix(named.PREFIX)
-    tags = named.tags(bare)
     if weights == NO_WEIGHTS:
         return None
-    if weights == DEFAULT_WEIGHTS or weights in tags:
-        tag = tags[0] if weights == DEFAULT_WEIGHTS else weights
-        return published(bare, tag, offline=offline)
     if folder := run_folder(weights):
         return from_run(folder, model=name, backbone=None)
     path = Path(weights).expanduser()
     if not path.is_file():
-        offers = ", ".join(["default", "none", *tags])
-        raise WeightsError(
-            f"--weights '{weights}' is no file here and no weight tag of {name}. There are: "
-            f"{offers}, or a file, or the folder of a run."
-        )
+        return published(bare, _tag_of(name, weights), offline=offline)
     found = from_file(path, model=name)
     if found is None:
         raise WeightsError(
@@ -159,6 +185,20 @@ def _named_weights(name: str, weights: str, *, offline: bool) -> DetectorWeights
             f"{name}, or put {_any_architecture()} on the --backbone that they are of."
         )
     return found
+
+
+def _tag_of(name: str, weights: str) -> str:
+    """Return the tag that `--weights` means for one of torchvision's detectors."""
+    tags = named.tags(name.removeprefix(named.PREFIX))
+    if weights == DEFAULT_WEIGHTS:
+        return tags[0]
+    if weights in tags:
+        return weights
+    offers = ", ".join(["default", "none", *tags])
+    raise WeightsError(
+        f"--weights '{weights}' is no file here and no weight tag of {name}. There are: "
+        f"{offers}, or a file, or the folder of a run."
+    )
 
 
 def _on_backbone(
