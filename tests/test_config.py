@@ -59,6 +59,8 @@ from tlcli.errors import ConfigError
         (BoxTrainConfig, "batch_size", [0], [1]),
         (BoxTrainConfig, "clip_grad", [-1.0], [0.0]),
         (DetectorConfig, "image_size", [31, 0, -1], [32, None]),
+        (DetectorConfig, "fpn_channels", [0, -1], [1, None]),
+        (DetectorConfig, "anchor_size", [0.0, -1.0], [1.0, 64.0, None]),
         (DetectorConfig, "sampled_boxes", [0, -1], [1, None]),
         (BoxDataConfig, "val_split", [-0.1, 0.91], [0.0, 0.9]),
     ],
@@ -344,3 +346,17 @@ def test_options_of__has_every_option_once() -> None:
 def test_extract_config__no_workers_is_refused() -> None:
     with pytest.raises(ConfigError, match="--num-workers 0 would read and embed nothing"):
         ExtractConfig.from_options({"num_workers": 0})
+
+
+@pytest.mark.parametrize(
+    ("text", "values"),
+    [(None, None), ("8", (8,)), ("4,8,16,32", (4, 8, 16, 32)), ("8, 32", (8, 32))],
+)
+def test_strides__are_read(text: str | None, values: tuple[int, ...] | None) -> None:
+    assert DetectorConfig(strides=text).stride_values == values
+
+
+@pytest.mark.parametrize("text", ["", "8,", "16,8", "8,8", "3", "8;16", "eight", "-8", "64"])
+def test_strides__that_make_no_pyramid(text: str) -> None:
+    with pytest.raises(ConfigError, match=f"--strides '{text}' is not understood: write some of 2"):
+        DetectorConfig(strides=text)

@@ -206,7 +206,8 @@ def test_run_few_shot__more_images_are_better(head: HeadKind) -> None:
     ]
     assert np.mean(tops[8]) > np.mean(tops[1]) + 0.05
     assert talk.notes == [
-        f"{shots} images per class: top-1 {100 * np.mean(tops[shots]):.1f} %." for shots in (1, 8)
+        f"{images} per class: top-1 {100 * np.mean(tops[shots]):.1f} %."
+        for shots, images in ((1, "1 image"), (8, "8 images"))
     ]
 
 

@@ -15,6 +15,8 @@ from tlcli.errors import ModelError, WeightsError
 
 NO_WEIGHTS = "none"
 DEFAULT_WEIGHTS = "default"
+FROM_FILE = "file"
+"""What `LoadedWeights.tag` says of weights from a file."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +43,7 @@ def choose_weights(name: BackboneName, weights: str) -> WeightsChoice:
     """
     if weights == NO_WEIGHTS:
         return WeightsChoice(kind="none")
-    tags = [tag.name for tag in SOURCES[name.source].tags(name.architecture)]
+    tags = _tags(name)
     is_default = weights == DEFAULT_WEIGHTS
     wanted = (name.tag or next(iter(tags), None)) if is_default else weights
     if wanted is None:
@@ -119,10 +121,39 @@ def create_backbone(
         ModelError: If there is no such model.
         WeightsError: If the weights are not to be had or do not fit.
     """
-    backbone = _create(text, weights=weights, offline=offline)
+    backbone = with_pixels(_create(text, weights=weights, offline=offline), mean=mean, std=std)
+    if backbone.weights.tag != FROM_FILE:
+        return backbone
+    remark = _assumption(backbone, is_told=mean is not None and std is not None)
+    loaded = replace(backbone.weights, remarks=(*backbone.weights.remarks, remark))
+    return replace(backbone, weights=loaded)
+
+
+def with_pixels(
+    backbone: Backbone, *, mean: tuple[float, ...] | None, std: tuple[float, ...] | None
+) -> Backbone:
+    """Return a backbone with another mean and std of the pixels, where they are given."""
     known = backbone.preprocessing
     preprocessing = replace(known, mean=mean or known.mean, std=std or known.std)
     return replace(backbone, preprocessing=preprocessing)
+
+
+def _assumption(backbone: Backbone, *, is_told: bool) -> str:
+    """Say what a weights file leaves open, and which pixels its network will see."""
+    name = parse_backbone_name(backbone.name)
+    tag = backbone.shape_tag or next(iter(_tags(name)), None)
+    file, wanted = Path(backbone.weights.path or "").name, backbone.preprocessing
+    unknown = "classes" if is_told else "preprocessing and classes"
+    mean, std = (",".join(map(str, values)) for values in (wanted.mean, wanted.std))
+    size = "x".join(map(str, wanted.input_size))
+    return (
+        f"{file} says nothing of {unknown}: those of {name}'s weights '{tag}' are assumed. Images "
+        f"are {size} pixels, mean {mean}, std {std}."
+    )
+
+
+def _tags(name: BackboneName) -> list[str]:
+    return [tag.name for tag in SOURCES[name.source].tags(name.architecture)]
 
 
 def _create(text: str, *, weights: str, offline: bool) -> Backbone:
@@ -178,18 +209,14 @@ def _from_file(name: BackboneName, path: Path) -> Backbone:
     num_classes = weight_files.head_classes(tensors, heads[0])
     network = source.build(name.architecture, tag=name.tag, num_classes=num_classes)
     report = weight_files.load_state(network, tensors, head_names=heads, origin=str(path))
-    tag = name.tag or next(iter(t.name for t in source.tags(name.architecture)), None)
+    tag = name.tag or next(iter(_tags(name)), None)
     left_out = len(file.tensors) - len(tensors)
     auxiliary = (f"left out {left_out} tensors of auxiliary classifiers",) if left_out else ()
-    assumed = (
-        f"{path.name} says nothing of preprocessing and classes: those of {name}'s weights "
-        f"'{tag}' are assumed."
-    )
     loaded = LoadedWeights(
-        tag="file",
+        tag=FROM_FILE,
         path=str(path),
         sha256=file.sha256,
-        remarks=(*file.remarks, *auxiliary, *report.remarks(), assumed),
+        remarks=(*file.remarks, *auxiliary, *report.remarks()),
     )
     is_published_size = num_classes == _outputs(pattern, heads)
     return _describe(

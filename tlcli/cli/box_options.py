@@ -59,6 +59,32 @@ ImageSizeOpt = Annotated[
         text="Short side of images in pixels; without it the model's own (320 on light backbones).",
     ),
 ]
+StridesOpt = Annotated[
+    str | None,
+    option(
+        "--strides",
+        panel=MODEL,
+        text="Maps of a --backbone that are looked at, by pixels per cell: 4,8,16,32 finds smaller "
+        "objects and costs more; without it all from 8 on.",
+    ),
+]
+FpnChannelsOpt = Annotated[
+    int | None,
+    option(
+        "--fpn-channels",
+        panel=MODEL,
+        text="Channels of the pyramid on a --backbone; without it 128 on light ones, else 256.",
+    ),
+]
+AnchorSizeOpt = Annotated[
+    float | None,
+    option(
+        "--anchor-size",
+        panel=MODEL,
+        text="Side of the smallest boxes that are looked for on a --backbone, in pixels of the "
+        "resized image; without it 32.",
+    ),
+]
 SampledBoxesOpt = Annotated[
     int | None,
     option(

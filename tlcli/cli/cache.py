@@ -8,6 +8,7 @@ import typer
 
 from tlcli.cli import options as o
 from tlcli.cli import output as out
+from tlcli.results.counted import counted
 from tlcli.results.records import SCHEMA_VERSION
 
 cache_app = typer.Typer(
@@ -23,8 +24,12 @@ NamesArg = Annotated[
 ]
 AllOpt = Annotated[bool, typer.Option("--all", help="Everything in the cache.")]
 FormatOpt = Annotated[
-    Literal["npy", "parquet"],
-    typer.Option("--format", help="npy: a folder with one file per layer; parquet: one table."),
+    Literal["npy", "parquet"] | None,
+    typer.Option(
+        "--format",
+        help="npy: a folder with one file per layer; parquet: one table. Without it parquet where "
+        "--output ends so, else npy.",
+    ),
 ]
 ExportOutputOpt = Annotated[
     str, typer.Option("--output", "-o", help="Folder (npy) or file (parquet) to write.")
@@ -42,9 +47,12 @@ def list_entries(json: o.JsonOpt = False) -> None:
             {"schema_version": SCHEMA_VERSION, "entries": [entry.to_json() for entry in entries]}
         )
         return
+    if not entries:
+        out.line("The cache is empty.")
+        return
     total = sum(entry.bytes for entry in entries)
     out.table(
-        f"{len(entries)} entries, {total / 1e6:.1f} MB",
+        f"{counted(len(entries), 'entry', 'entries')}, {total / 1e6:.1f} MB",
         columns=["name", "kind", "state", "rows ", "MB ", "last used", "data"],
         rows=[
             [
@@ -81,13 +89,16 @@ def clear(names: NamesArg = None, everything: AllOpt = False, json: o.JsonOpt = 
         )
         return
     freed = sum(entry.bytes for entry in deleted)
-    out.line(f"Deleted {len(deleted)} entries, {freed / 1e6:.1f} MB.")
+    number = counted(len(deleted), "entry", "entries")
+    out.line(f"Deleted {number}, {freed / 1e6:.1f} MB.")
 
 
 @cache_app.command("export")
-def export(store: StoreArg, output: ExportOutputOpt, kind: FormatOpt = "npy") -> None:
+def export(store: StoreArg, output: ExportOutputOpt, kind: FormatOpt = None) -> None:
     """Write embeddings for other tools, one row per image and view."""
-    from tlcli.recipes import cache as recipe
+    from tlcli.recipes import cache_export as recipe  # torch is loaded only now
 
-    path = recipe.export_store(store, kind=kind, output=Path(output).expanduser())
+    path = Path(output).expanduser()
+    rows = recipe.export_store(store, kind=kind, output=path)
+    out.note(f"Wrote {counted(rows, 'row')}.")
     out.line(str(path))

@@ -18,6 +18,15 @@ from tlcli.config import (
     ProbeHeadConfig,
     RuntimeConfig,
 )
+from tlcli.results.counted import counted
+
+_PARTS = {
+    "extract": "features",
+    "head": "solving heads",
+    "evaluation": "evaluation",
+    "few_shot": "few-shot draws",
+}
+"""What is told of the seconds of a summary, in this order."""
 
 
 def extract_features(
@@ -89,7 +98,9 @@ def extract_features(
 def show_probe(summary: Mapping[str, Any]) -> None:
     """Print what came of the features of one model."""
     if summary["status"] == "unfinished":
-        out.line(f"{summary['missing_shards']} shards are missing in {summary['store']}.")
+        missing = summary["missing_shards"]
+        verb = "is" if missing == 1 else "are"
+        out.line(f"{counted(missing, 'shard')} {verb} missing in {summary['store']}.")
         return
     features, cache = summary["features"], summary["trunk_cache"]
     if summary["best"] is not None:
@@ -100,28 +111,27 @@ def show_probe(summary: Mapping[str, Any]) -> None:
         _show_few_shot(summary["few_shot"])
     dims = ", ".join(f"{name} {'x'.join(map(str, dim))}" for name, dim in features["dims"].items())
     out.line(
-        f"Features: {features['rows']:,} rows ({dims}; {features['dtype']}), "
-        f"{cache['bytes'] / 1e6:.1f} MB; {cache['hits']:,} were there, "
-        f"{cache['misses']:,} computed. "
-        f"Time: {_times(summary['seconds'])}."
+        f"Features: {counted(features['rows'], 'row')} ({dims}; {features['dtype']}), "
+        f"{cache['bytes'] / 1e6:.1f} MB; {_origins(cache)}. Time: {_times(summary['seconds'])}."
     )
     out.line(f"Store: {summary['store']}")
     if summary["run"]:
         out.line(f"Run folder: {summary['run']}")
-        out.line(f"Next: {_next(summary)}")
-    else:
-        out.line(f"Next: tlcli probe {summary['store']}")
+    out.line(f"Next: {summary['next']}")
 
 
-def _next(summary: Mapping[str, Any]) -> str:
-    if summary["head"] == "knn" or summary["features"]["layers"]:
-        return f"tlcli evaluate {summary['run']} --data OTHER_IMAGES"
-    return f"tlcli finetune --init-head {summary['run']} --model {summary['model']['name']}"
+def _origins(cache: Mapping[str, Any]) -> str:
+    """Say how many rows were found, were computed, and are those of equal images."""
+    copies = cache.get("copies", 0)
+    origins = f"{cache['hits'] - copies:,} were there, {cache['misses']:,} computed"
+    return origins + (f", {counted(copies, 'exact copy', 'exact copies')}" if copies else "")
 
 
 def _times(seconds: Mapping[str, float]) -> str:
-    parts = [f"{name} {value:.1f} s" for name, value in seconds.items() if name != "total"]
-    return ", ".join(parts)
+    """Say what the parts of this command took; those that it left out are not told."""
+    return ", ".join(
+        f"{name} {seconds[part]:.1f} s" for part, name in _PARTS.items() if seconds.get(part)
+    )
 
 
 def _show_few_shot(curve: list[dict[str, Any]]) -> None:

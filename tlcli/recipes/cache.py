@@ -1,22 +1,27 @@
-"""`tlcli cache`: what can be made again, how much room it takes, and taking it away."""
+"""`tlcli cache`: what can be made again, how much room it takes, and taking it away.
+
+Nothing here loads torch, which would take longer than all the rest.
+"""
 
 import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from tlcli.data.boxes.digit_scenes import is_scene_folder
 from tlcli.data.cache_folder import cache_folder
 from tlcli.data.digits import is_sample_folder
-from tlcli.data.store.feature_export import export_npy, export_parquet
-from tlcli.data.store.tensor_store import TensorStore
+from tlcli.data.store.store_folder import StoreFolder, items_path
 from tlcli.errors import ConfigError, DataError
-from tlcli.recipes.feature_folder import cached_features_root, holds_features, open_features
+from tlcli.recipes.feature_places import (
+    cached_features_root,
+    find_finished_features,
+    holds_features,
+)
 from tlcli.results.atomic import machine_errors
 from tlcli.results.records import SCHEMA_VERSION
-
-ExportFormat = Literal["npy", "parquet"]
+from tlcli.results.run_dir import RunDirectory
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,16 +60,16 @@ def list_cache() -> list[CacheEntry]:
 
 def show_store(text: str) -> dict[str, Any]:
     """Return what is known of one folder of features: its key, its rows, its results."""
-    folder = open_features(text)
-    record = folder.record
+    path = find_finished_features(text)
+    record = RunDirectory.open(path).read_record()
     return {
         "schema_version": SCHEMA_VERSION,
-        "path": str(folder.path),
-        "bytes": _size(folder.path),
-        "key": dict(folder.store.key),
+        "path": str(path),
+        "bytes": _size(path),
+        "key": dict(StoreFolder(path).manifest.key),
         "features": record["features"],
         "data": record["data"],
-        "runs": [str(run.parent) for run in sorted(folder.path.glob("*/run.json"))],
+        "runs": [str(run.parent) for run in sorted(path.glob("*/run.json"))],
     }
 
 
@@ -95,33 +100,21 @@ def clear_cache(names: Sequence[str], *, everything: bool) -> list[CacheEntry]:
     return chosen
 
 
-def export_store(text: str, *, kind: ExportFormat, output: Path) -> Path:
-    """Write the features of a store for other tools and return where they are.
-
-    Raises:
-        ConfigError: If `output` exists.
-        DataError: If there are no finished features at `text`.
-    """
-    folder = open_features(text)
-    if output.exists():
-        raise ConfigError(f"'{output}' exists: choose another --output.")
-    export = {"npy": export_npy, "parquet": export_parquet}[kind]
-    export(folder.store, output)
-    return output
-
-
 def _folders(root: Path) -> list[Path]:
     return sorted(path for path in root.iterdir() if path.is_dir()) if root.is_dir() else []
 
 
 def _features_entry(path: Path) -> CacheEntry:
-    state, model, data, rows = "finished", None, None, 0
+    is_complete = all(file.exists() for file in (path / "run.json", items_path(path)))
+    state, model, data, rows = "finished" if is_complete else "unfinished", None, None, 0
     try:
-        store = TensorStore.open(path)
-        model, rows = str(store.key["model"]), len(store)
-        data = open_features(str(path)).record["data"]["spec"]
+        store = StoreFolder(path)
+        model, rows = str(store.manifest.key["model"]), store.num_rows
+        if is_complete:
+            data = RunDirectory.open(path).read_record()["data"]["spec"]
+            is_whole = all(file.is_whole for file in store.listed_files())
+            state = "finished" if is_whole else "damaged"
     except DataError:
-        is_complete = all((path / name).exists() for name in ("run.json", "items.parquet"))
         state = "damaged" if is_complete else "unfinished"
     return CacheEntry(
         name=path.name,

@@ -195,6 +195,9 @@ def _create(model: DetectorConfig, *, classes: tuple[str, ...], weights: str) ->
         weights=weights,
         class_names=classes,
         image_size=model.image_size,
+        strides=model.stride_values,
+        fpn_channels=model.fpn_channels,
+        anchor_size=model.anchor_size,
         sampled_boxes=model.sampled_boxes,
         mean=model.means,
         std=model.stds,
@@ -222,8 +225,12 @@ def resolved_options(job: DetectionJob) -> dict[str, Any]:
     """Return every option with the value that was used where none was given."""
     options = options_of(job.config)
     options["backbone"] = backbone_of(job.config.model)
-    options["image_size"] = job.detector.build.image_size
-    options["sampled_boxes"] = job.detector.build.sampled_boxes
+    build = job.detector.build
+    options["image_size"] = build.image_size
+    options["strides"] = ",".join(map(str, build.strides)) or None
+    options["fpn_channels"] = build.fpn_channels
+    options["anchor_size"] = build.anchor_size
+    options["sampled_boxes"] = build.sampled_boxes
     options["lr"] = job.config.train.head_lr
     options["weight_decay"] = job.config.train.matrix_decay
     if job.plan.phases[-1].trained != (HEAD,):

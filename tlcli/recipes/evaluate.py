@@ -13,6 +13,7 @@ from tlcli.data.preprocessing import Preprocessing
 from tlcli.data.table import ImageTable
 from tlcli.engine.runtime import describe_environment
 from tlcli.errors import ConfigError, ModelError
+from tlcli.models.detectors.architectures import ARCHITECTURES
 from tlcli.models.detectors.torchvision_detectors import NAMED, PREFIX
 from tlcli.models.saved_model import load_network
 from tlcli.recipes.evaluate_detector import (
@@ -74,6 +75,11 @@ def run(config: EvaluateConfig, *, talk: Talk) -> Evaluation:
             return evaluate_detector_run(folder, config, talk=talk)
         refuse_box_options(config)
         return _evaluate_run(folder, config, talk=talk)
+    if config.model in ARCHITECTURES:
+        raise ConfigError(
+            f"--model {config.model} stands on a backbone, and nobody published such a detector. "
+            "Train it with `tlcli detect-finetune` and evaluate the run folder."
+        )
     if (config.model or "").removeprefix(PREFIX) in NAMED:
         return evaluate_detector(config, talk=talk)
     refuse_box_options(config)

@@ -11,7 +11,7 @@ from tlcli.backbones.pretrained import choose_weights
 from tlcli.config import ExtractConfig, ModelConfig, options_of
 from tlcli.data.content_ids import count_copies
 from tlcli.data.split_file import write_split
-from tlcli.data.store.tensor_store import TensorStore
+from tlcli.data.store.tensor_store import ShardPlan, TensorStore
 from tlcli.engine.cpu_memory import return_freed_memory
 from tlcli.engine.distributed import Workers, together, workers_of_torchrun
 from tlcli.engine.extraction import PLAIN
@@ -20,7 +20,7 @@ from tlcli.engine.runtime import describe_environment
 from tlcli.errors import ConfigError, FrozenMovedError, InterruptedRunError
 from tlcli.models.frozen_proof import FrozenReport, check_frozen, digests_of
 from tlcli.models.saved_model import save_weights, write_description
-from tlcli.recipes.extraction_job import ExtractionJob, prepare_extraction
+from tlcli.recipes.extraction_job import ExtractionJob, check_models, prepare_extraction
 from tlcli.recipes.feature_folder import (
     BACKBONE,
     FeatureFolder,
@@ -29,12 +29,14 @@ from tlcli.recipes.feature_folder import (
 )
 from tlcli.recipes.image_data import (
     absolute_spec,
+    absolute_weights,
     load_images,
     require_parts,
     warn_of_copies,
     write_skipped,
 )
-from tlcli.recipes.leaderboard import leaderboard
+from tlcli.recipes.leaderboard import assumed_preprocessing, leaderboard
+from tlcli.recipes.next_command import next_after_features
 from tlcli.recipes.probing import check_probe, probe_features
 from tlcli.recipes.store_filling import (
     EVERYTHING,
@@ -42,11 +44,13 @@ from tlcli.recipes.store_filling import (
     compute_shards,
     plan_shards,
     rest_of,
+    rows_of,
     share_of,
     verify_rows,
 )
 from tlcli.recipes.talk import Talk
 from tlcli.results.atomic import TEXT_ERRORS, exclusive, make_folder
+from tlcli.results.counted import counted
 from tlcli.results.records import SCHEMA_VERSION
 from tlcli.results.run_dir import RunDirectory
 
@@ -68,6 +72,7 @@ def run(config: ExtractConfig, *, talk: Talk) -> dict[str, Any] | None:
     workers = workers_of_torchrun()
     shard = parse_shard(config.features.shard)
     share = share_of(shard, workers=workers)
+    check_models(config.features, models)
     with together(workers):
         images = load_images(config.data, seed=config.seed, find_copies=False, talk=talk)
         if not config.no_head:
@@ -87,6 +92,8 @@ def run(config: ExtractConfig, *, talk: Talk) -> dict[str, Any] | None:
     if config.no_head or shard is not None:
         return {"schema_version": SCHEMA_VERSION, "runs": summaries}
     above = Path(config.output).expanduser() if config.output else None
+    if remark := assumed_preprocessing(summaries):
+        talk.note(remark)
     return leaderboard(summaries, seed=config.seed, folder=above)
 
 
@@ -98,6 +105,11 @@ def split_models(model: ModelConfig) -> list[ModelConfig]:
         TlcliError: If a model or its weights do not exist, before anything is computed.
     """
     names = model.model.split(",")
+    if len(names) > 1 and (model.mean, model.std) != (None, None):
+        raise ConfigError(
+            f"--mean and --std are those of one network, --model names {len(names)}: extract with "
+            "them one by one and compare."
+        )
     weights = model.weights.split(",") if len(names) > 1 else [model.weights]
     if len(weights) not in (1, len(names)):
         raise ConfigError(
@@ -112,9 +124,15 @@ def split_models(model: ModelConfig) -> list[ModelConfig]:
     meant = [parse_backbone_name(one.model) for one in models]
     if len(set(meant)) < len(meant):
         raise ConfigError(f"--model {model.model} names a model twice.")
-    for one, name in zip(models, meant, strict=True):
-        choose_weights(name, one.weights)
-    return models
+    kinds = [
+        choose_weights(name, one.weights).kind for one, name in zip(models, meant, strict=True)
+    ]
+    if "file" in kinds and len(weights) < len(models):
+        raise ConfigError(
+            f"--weights names 1 weights file for {len(models)} models: give one for each, in the "
+            "same order."
+        )
+    return [replace(one, weights=absolute_weights(one.weights)) for one in models]
 
 
 def parse_shard(text: str | None) -> tuple[int, int] | None:
@@ -171,21 +189,25 @@ def _extract(
     workers.wait()
     store = TensorStore.open(job.path)
     plans = plan_shards(job, store)
-    lacking = sum(len(plan.positions) for plan in rest_of(plans, store, share=EVERYTHING))
+    lacking = rows_of(rest_of(plans, store, share=EVERYTHING))
     workers.wait()  # until all have counted what is there
     rest = rest_of(plans, store, share=share)
-    rows = sum(len(plan.positions) for plan in rest)
+    rows = rows_of(rest)
     talk.note(f"Store: {job.path}: {rows} of {len(job.ids)} rows to compute.")
-    _compute(job, store, rest, talk=talk)
+    _compute(job, store, plans, rest=rest, talk=talk)
     workers.wait()
     seconds = time.perf_counter() - started
     if rows:
-        talk.note(f"Computed {rows} rows in {seconds:.1f} s ({rows / seconds:.1f} images/s).")
+        talk.note(
+            f"Computed {counted(rows, 'row')} in {seconds:.1f} s ({rows / seconds:.1f} images/s)."
+        )
     if not workers.is_first:
         return None
     missing = sum(not store.is_written(plan) for plan in plans)
     if missing:
-        talk.note(f"{missing} of {len(plans)} shards are still to be written by other jobs.")
+        verb = "is" if missing == 1 else "are"
+        whole = counted(len(plans), "shard")
+        talk.note(f"{missing} of {whole} {verb} still to be written by other jobs.")
         return _unfinished(job.path, missing=missing)
     with exclusive(job.path):
         store.seal(plans)
@@ -221,14 +243,23 @@ def _unfinished(path: Path, *, missing: int) -> dict[str, Any]:
     }
 
 
-def _compute(job: ExtractionJob, store: TensorStore, rest: Sequence[Any], *, talk: Talk) -> None:
+def _compute(
+    job: ExtractionJob,
+    store: TensorStore,
+    plans: Sequence[ShardPlan],
+    *,
+    rest: Sequence[ShardPlan],
+    talk: Talk,
+) -> None:
     with StopSignals() as signals:
         try:
             compute_shards(job, store, rest, talk=talk, check_stop=signals.check)
         except StopRequested as error:
+            total = len(job.ids) - job.copies
+            kept = total - rows_of(rest_of(plans, store, share=EVERYTHING))
             raise InterruptedRunError(
-                f"Stopped; what was computed is kept in {job.path}. The same command goes on "
-                "from there.",
+                f"Stopped; {kept:,} of {counted(total, 'row')} are kept in {job.path}. The same "
+                "command goes on from there.",
                 signal_number=signals.received or 0,
             ) from error
 
@@ -238,7 +269,7 @@ def _close(
 ) -> FeatureFolder:
     """Write everything beside the shards; `run.json` last, it says that all is there."""
     run = RunDirectory(path=job.path)
-    extract_seconds = _former_seconds(run) if not computed else seconds
+    all_seconds = seconds if computed else _former_seconds(run)
     frozen = _prove_frozen(job)
     run.record_path.unlink(missing_ok=True)
     if job.config.features.verify:
@@ -267,22 +298,15 @@ def _close(
             "data": images.to_json(),
             "environment": describe_environment(job.runtime),
             "seed": job.config.seed,
-            "features": {
-                "layers": list(job.dims) if job.config.features.layer else [],
-                "pool": job.config.features.pool,
-                "dims": {name: list(shape) for name, shape in job.dims.items()},
-                "dtype": job.config.features.dtype,
-                "rows": len(job.ids),
-                "threads": job.threads,
-                "batch_size": job.batch_size,
-            },
+            "features": {**_features_json(job), "seconds": all_seconds},
             "frozen": frozen.to_json(),
             "trunk_cache": {
                 "hits": len(job.ids) - computed,
                 "misses": computed,
+                "copies": job.copies,
                 "bytes": store.size(),
             },
-            "seconds": {"extract": extract_seconds, "total": extract_seconds},
+            "seconds": {"extract": seconds, "total": seconds},
         }
     )
     places = store.locate(job.ids)
@@ -295,11 +319,24 @@ def _close(
     )
 
 
+def _features_json(job: ExtractionJob) -> dict[str, Any]:
+    return {
+        "layers": list(job.dims) if job.config.features.layer else [],
+        "pool": job.config.features.pool,
+        "dims": {name: list(shape) for name, shape in job.dims.items()},
+        "dtype": job.config.features.dtype,
+        "rows": len(job.ids),
+        "threads": job.threads,
+        "batch_size": job.batch_size,
+    }
+
+
 def _former_seconds(run: RunDirectory) -> float:
-    """Return what computing all rows took, for a run that computed none."""
+    """Return what the last run took that computed rows, for one that computes none."""
     if not run.record_path.exists():
         return 0.0
-    return float(run.read_record()["seconds"]["extract"])
+    record = run.read_record()
+    return float(record["features"].get("seconds", record["seconds"]["extract"]))
 
 
 def _lasting_options(job: ExtractionJob) -> dict[str, Any]:
@@ -339,4 +376,5 @@ def summary_of(path: Path) -> dict[str, Any]:
         "best": None,
         "results": {},
         **{key: record[key] for key in keys},
+        "next": next_after_features(record, store=path),
     }

@@ -3,7 +3,7 @@
 import hashlib
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -16,11 +16,15 @@ import timm
 import torch
 import torchvision
 from numpy.typing import NDArray
+from torch import nn
 
+from tlcli.backbones.catalog import parse_backbone_name
+from tlcli.backbones.pretrained import build_untrained, choose_weights, create_backbone
 from tlcli.backbones.protocol import Backbone
 from tlcli.config import ExtractConfig, FeaturesConfig, ModelConfig, RuntimeConfig
 from tlcli.data.augment import train_transform
 from tlcli.data.content_ids import Ids, content_ids, view_ids
+from tlcli.data.store.row_ids import first_appearances
 from tlcli.data.store.tensor_store import digest_of_key
 from tlcli.engine.cpu_memory import available_cores
 from tlcli.engine.distributed import Workers
@@ -33,7 +37,7 @@ from tlcli.models.frozen_proof import digests_of
 from tlcli.models.head import HeadSpec, replace_heads
 from tlcli.models.pooling import AVG
 from tlcli.models.saved_model import ModelDescription
-from tlcli.recipes.feature_folder import default_features_path
+from tlcli.recipes.feature_places import default_features_path
 from tlcli.recipes.finetune_job import load_backbone
 from tlcli.recipes.image_data import RunImages
 from tlcli.recipes.talk import Talk
@@ -92,6 +96,11 @@ class ExtractionJob:
         return ViewRequest(self.images.table.root / path, int(self._views[row]))
 
     @cached_property
+    def copies(self) -> int:
+        """Rows that equal an earlier one byte for byte; those are computed once."""
+        return len(self.ids) - len(first_appearances(self.ids))
+
+    @cached_property
     def _paths(self) -> NDArray[np.bytes_]:
         """One array: asking a table for one cell at a time leaves pieces of memory behind."""
         return np.array([os.fsencode(path) for path in self.items["path"]], dtype=np.bytes_)
@@ -99,6 +108,28 @@ class ExtractionJob:
     @cached_property
     def _views(self) -> NDArray[np.int64]:
         return self.items["view"].to_numpy(dtype=np.int64)
+
+
+def check_models(features: FeaturesConfig, models: Sequence[ModelConfig]) -> None:
+    """Make sure that all models can be loaded and have the layers, before images are looked at.
+
+    A single model is loaded soon enough: for that only the layers are looked up.
+
+    Raises:
+        ConfigError: If a layer matches no stage.
+        ModelError: If a stage cannot be pooled as asked for.
+        WeightsError: If weights are not to be had or do not fit.
+    """
+    for model in models:
+        if len(models) > 1:
+            backbone = create_backbone(model.model, weights=model.weights, offline=model.offline)
+        elif features.layer is not None:
+            name = parse_backbone_name(model.model)
+            backbone = build_untrained(name, weights=choose_weights(name, model.weights))
+        else:
+            continue
+        if features.layer is not None:
+            _features_of(backbone.network, backbone, features)
 
 
 def prepare_extraction(
@@ -191,11 +222,17 @@ def _extractor(
         if folded.folded:
             talk.note(f"Folded {folded.folded} BatchNorms into their convolutions.")
     runtime.place(network)
+    return _features_of(network, backbone, features)
+
+
+def _features_of(
+    network: nn.Module, backbone: Backbone, features: FeaturesConfig
+) -> FeatureExtractor:
     return FeatureExtractor(
         network,
         head_names=backbone.head_names,
         stages=backbone.stages,
-        input_size=(height, width),
+        input_size=backbone.preprocessing.input_size,
         layers=() if features.layer is None else tuple(features.layer.split(",")),
         pool=features.pool,
     )

@@ -1,8 +1,6 @@
 """The folder of extracted features: a tensor store with all that heads need beside it."""
 
-import hashlib
 import itertools
-import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,12 +10,12 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from tlcli.config import ProbeHeadConfig
-from tlcli.data.cache_folder import cache_folder
-from tlcli.data.store.store_manifest import is_store
 from tlcli.data.store.tensor_store import TensorStore
 from tlcli.engine.extraction import PLAIN
 from tlcli.errors import ConfigError, DataError
 from tlcli.models.saved_model import ModelDescription, read_description
+from tlcli.recipes.feature_places import find_finished_features, holds_features, known_of
+from tlcli.recipes.talk import Talk
 from tlcli.results.atomic import TEXT_ERRORS, machine_errors
 from tlcli.results.run_dir import RunDirectory
 
@@ -83,17 +81,6 @@ class FeatureFolder:
         return pd.Index(self.classes).get_indexer(labels).astype(np.int64)
 
 
-def default_features_path(name: str, *, data: str, key_digest: str) -> Path:
-    """Return where features go without --output: the same place for the same model and data."""
-    mark = hashlib.sha256(f"{key_digest}\n{data}".encode()).hexdigest()[:8]
-    return cached_features_root() / f"{name}-{Path(data.rpartition(':')[2]).stem}-{mark}"
-
-
-def cached_features_root() -> Path:
-    """Return the folder of all features that were given no --output."""
-    return cache_folder() / "features"
-
-
 def check_free_for_features(path: Path) -> None:
     """Make sure that features may be written to `path`: it is new, empty or holds such already.
 
@@ -114,42 +101,14 @@ def check_free_for_features(path: Path) -> None:
         )
 
 
-def holds_features(path: Path) -> bool:
-    """Say whether a folder was made by an extraction, finished, begun or damaged since."""
-    return is_store(path) or _record_of(path).get("kind") == "features"
-
-
-def find_features(text: str) -> Path:
-    """Return the folder that a user means by a path, or by a name from `tlcli cache list`.
-
-    Raises:
-        DataError: If there is none.
-    """
-    path = Path(text).expanduser()
-    if path.is_dir():
-        return path
-    cached = cached_features_root() / text
-    if "/" not in text and cached.is_dir():
-        return cached
-    raise DataError(
-        f"There is no folder '{text}': give the one that 'tlcli extract-features' printed, or a "
-        "name from 'tlcli cache list'."
-    )
-
-
 def open_features(text: str) -> FeatureFolder:
     """Open a finished extraction.
 
     Raises:
         DataError: If there is none, or it is unfinished or damaged.
     """
-    path = find_features(text)
+    path = find_finished_features(text)
     store = TensorStore.open(path)
-    if not (path / "run.json").is_file():
-        raise DataError(
-            f"The features in '{path}' are not finished: run the same extract-features command "
-            "again, it goes on where it stopped."
-        )
     run = RunDirectory.open(path)
     with machine_errors(run.splits_path, action="read"):
         splits = run.splits_path.read_text(encoding="utf-8", errors=TEXT_ERRORS)
@@ -176,16 +135,23 @@ def head_path(folder: FeatureFolder, probe: ProbeHeadConfig) -> Path:
     raise AssertionError("itertools.count ended")
 
 
-def head_run_of(path: Path) -> Path:
-    """Return the run folder of the head where `path` holds features, else `path` itself."""
-    record = _record_of(path)
-    return path / str(record.get("head", HEAD)) if record.get("kind") == "features" else path
+def head_run_of(path: Path, *, talk: Talk) -> Path:
+    """Return the run folder of a head where `path` holds features, else `path` itself.
 
+    Of several heads that is the one which extract-features solved last; `talk` is told which.
 
-def _record_of(path: Path) -> dict[str, Any]:
-    """Return `run.json`; empty without a sound one, whoever opens it says what is wrong."""
-    try:
-        record = json.loads((path / "run.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return record if isinstance(record, dict) else {}
+    Raises:
+        DataError: If the features have no such head.
+    """
+    record = known_of(path)
+    if record.get("kind") != "features":
+        return path
+    head = path / str(record.get("head", HEAD))
+    others = [run.parent.name for run in sorted(path.glob("*/run.json")) if run.parent != head]
+    if not (head / "run.json").is_file():
+        named = f", or name one of its runs: {path / others[0]}" if others else ""
+        raise DataError(
+            f"The features in '{path}' have no head: solve one with 'tlcli probe {path}'{named}."
+        )
+    talk.note(f"Head: {head}." + (f" Others there: {', '.join(others)}." if others else ""))
+    return head

@@ -16,6 +16,7 @@ from tlcli.recipes.feature_part import FeaturePart
 from tlcli.recipes.solved_heads import calibrated, choose_head, judge_heads, solve_heads
 from tlcli.recipes.talk import Talk
 from tlcli.results.atomic import write_csv
+from tlcli.results.counted import counted
 from tlcli.results.figures import CurvePoint, draw_few_shot_curve
 
 _REPORTED = ("top1", "macro_f1", "loss")
@@ -96,7 +97,8 @@ def run_few_shot(
             metrics = fast_metrics(reported.log_probs(best.module), reported.targets)
             draws.append(Draw(shots=count, repeat=repeat, penalty=best.penalty, metrics=metrics))
         tops = [draw.metrics["top1"] for draw in draws if draw.shots == count]
-        talk.note(f"{count} images per class: top-1 {100 * np.mean(tops):.1f} %.")
+        images = counted(count, "image")
+        talk.note(f"{images} per class: top-1 {100 * np.mean(tops):.1f} %.")
     return draws
 
 
@@ -106,7 +108,7 @@ def check_enough(targets: NDArray[np.int64], *, shots: int, num_classes: int) ->
     if smallest < shots:
         remedy = f"Ask for at most {smallest}, or add images to it." if smallest else "Add some."
         raise DataError(
-            f"--shots {shots}: the smallest class has {smallest} train images. {remedy}"
+            f"--shots {shots}: the smallest class has {counted(smallest, 'train image')}. {remedy}"
         )
 
 

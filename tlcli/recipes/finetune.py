@@ -9,19 +9,23 @@ from torch import nn
 
 from tlcli.backbones.catalog import parse_backbone_name
 from tlcli.backbones.pretrained import (
+    NO_WEIGHTS,
+    WeightsChoice,
     build_untrained,
     choose_weights,
     create_backbone,
     find_weights,
+    with_pixels,
 )
+from tlcli.backbones.protocol import Backbone, LoadedWeights
 from tlcli.config import FinetuneConfig
 from tlcli.data.split_file import write_split
 from tlcli.engine.classification import ClassificationTask
 from tlcli.engine.interrupts import StopRequested, StopSignals
 from tlcli.engine.loop import evaluate
-from tlcli.engine.runtime import describe_environment
+from tlcli.engine.runtime import choose_runtime, describe_environment
 from tlcli.models.saved_model import write_description
-from tlcli.recipes.feature_folder import find_features
+from tlcli.recipes.feature_places import find_features
 from tlcli.recipes.finetune_job import (
     Job,
     first_state,
@@ -30,6 +34,7 @@ from tlcli.recipes.finetune_job import (
     warn_of_holes,
     with_new_head,
 )
+from tlcli.recipes.head_in_network import find_starting_head, start_from_head
 from tlcli.recipes.image_data import (
     absolute_spec,
     absolute_weights,
@@ -65,20 +70,12 @@ def dry_run(config: FinetuneConfig, *, talk: Talk) -> PlanReport:
     config = _with_absolute_paths(config)
     name = parse_backbone_name(config.model.model)
     choice = choose_weights(name, config.model.weights)
-    if choice.tag and not find_weights(name, choice.tag):
-        then = (
-            "and --offline forbids to fetch them" if config.model.offline else "a run fetches them"
-        )
-        talk.note(f"Weights {choice.tag} of {name} are not on this machine; {then}.")
-    backbone = (
-        create_backbone(config.model.model, weights=str(choice.path))
-        if choice.path  # a file that does not fit is told now
-        else build_untrained(name, weights=choice)
-    )
+    backbone = _planned_backbone(config, choice, talk=talk)
     images = load_images(config.data, seed=config.train.seed, talk=talk)
     require_parts(images.table)
     classes = len(images.table.classes)
     model = with_new_head(backbone, config, num_classes=classes)
+    _check_init_head(config, model.network, backbone, classes=images.table.classes, talk=talk)
     plan = plan_training(
         model,
         no_weight_decay=backbone.no_weight_decay,
@@ -89,6 +86,49 @@ def dry_run(config: FinetuneConfig, *, talk: Talk) -> PlanReport:
     return describe_plan(
         plan, model=model, train=config.train, name=str(name), weights=str(choice), classes=classes
     )
+
+
+def _planned_backbone(config: FinetuneConfig, choice: WeightsChoice, *, talk: Talk) -> Backbone:
+    """Build the network of a run; its weights are read only where they could prove a mistake."""
+    name, own = parse_backbone_name(config.model.model), config.model
+    is_here = choice.tag is None or find_weights(name, choice.tag) is not None
+    if not is_here:
+        then = "and --offline forbids to fetch them" if own.offline else "a run fetches them"
+        talk.note(f"Weights {choice.tag} of {name} are not on this machine; {then}.")
+    runtime = choose_runtime(
+        "cpu", amp=None, amp_dtype="auto", channels_last=True, seed=config.train.seed
+    )
+    runtime.seed_step(0, 0)  # random weights are those of the run
+    if choice.path or (_starts_from_head(config) and is_here):
+        return create_backbone(
+            own.model, weights=own.weights, offline=True, mean=own.means, std=own.stds
+        )
+    untrained = build_untrained(name, weights=choice)
+    named = replace(untrained, weights=LoadedWeights(tag=choice.tag or NO_WEIGHTS))
+    return with_pixels(named, mean=own.means, std=own.stds)
+
+
+def _check_init_head(
+    config: FinetuneConfig,
+    network: nn.Module,
+    backbone: Backbone,
+    *,
+    classes: tuple[str, ...],
+    talk: Talk,
+) -> None:
+    """Refuse the head that a run would refuse; without weights only their name is compared."""
+    if not _starts_from_head(config):
+        return
+    start = Path(config.freezing.init_head or "")
+    if backbone.weights.sha256 or backbone.weights.tag == NO_WEIGHTS:
+        start_from_head(network, start, backbone=backbone, classes=classes, talk=talk)
+    else:
+        find_starting_head(start, backbone=backbone, classes=classes, talk=talk)
+
+
+def _starts_from_head(config: FinetuneConfig) -> bool:
+    """Say whether a head is to be taken over now: a run that goes on took it when it began."""
+    return config.freezing.init_head is not None and not config.output.resume
 
 
 def run(config: FinetuneConfig, *, talk: Talk) -> dict[str, Any]:

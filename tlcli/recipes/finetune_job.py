@@ -100,7 +100,7 @@ def prepare_job(config: FinetuneConfig, *, former: RunDirectory | None, talk: Ta
     if config.freezing.init_head and former is None:
         start = Path(config.freezing.init_head)
         classes = images.table.classes
-        start_from_head(model.network, start, backbone=backbone, classes=classes)
+        start_from_head(model.network, start, backbone=backbone, classes=classes, talk=talk)
     plan = plan_training(
         model,
         no_weight_decay=backbone.no_weight_decay,

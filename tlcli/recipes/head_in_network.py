@@ -1,7 +1,8 @@
 """Solved heads inside their networks: as a model that can be saved, or as a start of training."""
 
+import shlex
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -9,7 +10,8 @@ from torch import Tensor, nn
 
 from tlcli.backbones import weight_files
 from tlcli.backbones.catalog import SOURCES, parse_backbone_name
-from tlcli.backbones.protocol import Backbone
+from tlcli.backbones.pretrained import FROM_FILE, NO_WEIGHTS
+from tlcli.backbones.protocol import Backbone, LoadedWeights
 from tlcli.backbones.stages import find_stages
 from tlcli.data.preprocessing import Preprocessing
 from tlcli.engine.classification import outputs_of
@@ -26,6 +28,9 @@ from tlcli.models.saved_model import (
     read_weights,
 )
 from tlcli.recipes.feature_folder import FeatureFolder, head_run_of
+from tlcli.recipes.talk import Talk
+from tlcli.results.counted import counted
+from tlcli.results.run_dir import RunDirectory
 
 _TOLERANCE = 1e-3
 """Largest difference between a head on features and the network with it, of the largest logit."""
@@ -95,8 +100,20 @@ def _check_agreement(
         )
 
 
+@dataclass(frozen=True, kw_only=True)
+class StartingHead:
+    """A linear head to start training from, its rows in the order of the training's classes."""
+
+    path: Path
+    """Of the run folder that it is in."""
+    weight: Tensor
+    """Shape (K, D)."""
+    bias: Tensor
+    """Shape (K,)."""
+
+
 def start_from_head(
-    network: nn.Module, run: Path, *, backbone: Backbone, classes: tuple[str, ...]
+    network: nn.Module, run: Path, *, backbone: Backbone, classes: tuple[str, ...], talk: Talk
 ) -> None:
     """Put the linear head of a run into a network that is about to be trained.
 
@@ -104,14 +121,29 @@ def start_from_head(
         network: Changed in place.
         run: A run folder of `extract-features`, `probe` or `finetune`, or a folder of features.
         backbone: What the network was built from.
-        classes: Of the training; the rows of the head are put in their order.
+        classes: Of the training.
+        talk: Is told which head of several is taken.
 
     Raises:
         ConfigError: If the run is of another model, other weights or other classes, or its
             backbone was trained.
         ModelError: If its head is not linear on the embedding.
     """
-    path = head_run_of(run)
+    head = find_starting_head(run, backbone=backbone, classes=classes, talk=talk)
+    names = backbone.head_names
+    _check_same_backbone(network, head.path, head_names=names)
+    set_linear_head(network, head_names=names, weight=head.weight, bias=head.bias)
+
+
+def find_starting_head(
+    run: Path, *, backbone: Backbone, classes: tuple[str, ...], talk: Talk
+) -> StartingHead:
+    """Return the head of a run if it was solved on features of a backbone.
+
+    Arguments and errors are those of `start_from_head`. The backbone may lack its published
+    weights: then their name is compared, not their content.
+    """
+    path = head_run_of(run, talk=talk)
     description = read_description(path / "model.json")
     _check_same_origin(description, backbone=backbone, path=path)
     if set(description.classes) != set(classes):
@@ -121,26 +153,92 @@ def start_from_head(
             f"'{differing[0]}' for one. Solve a head on this data."
         )
     weight, bias = linear_head_of(path)
-    _check_same_backbone(network, path, head_names=backbone.head_names)
     rows = torch.tensor(outputs_of(description.classes, wanted=classes))
-    head: tuple[Tensor, Tensor] = (weight[rows], bias[rows])
-    set_linear_head(network, head_names=backbone.head_names, weight=head[0], bias=head[1])
+    return StartingHead(path=path, weight=weight[rows], bias=bias[rows])
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Difference:
+    """One thing that decides features, as it was for the head and as it is in this run."""
+
+    theirs: str
+    ours: str
+    remedy: tuple[str, ...] = ()
+    """Option and value that make it the same."""
 
 
 def _check_same_origin(description: ModelDescription, *, backbone: Backbone, path: Path) -> None:
     """Make sure that the features which the head was solved on are those of this network."""
-    here = {
-        "model": (description.model, backbone.name),
-        "weights": (description.weights_sha256, backbone.weights.sha256),
-        "variant": (description.shape_tag, backbone.shape_tag),
-        "preprocessing": (description.preprocessing, backbone.preprocessing),
-    }
-    for what, (theirs, ours) in here.items():
-        if theirs != ours:
-            raise ConfigError(
-                f"--init-head {path}: its {what} is {theirs}, not {ours}: a head is of use on the "
-                "features it was solved on only."
-            )
+    differences = _differences(description, backbone=backbone, path=path)
+    if not differences:
+        return
+    theirs, ours = (
+        ", ".join(getattr(one, side) for one in differences) for side in ("theirs", "ours")
+    )
+    words = [word for one in differences for word in one.remedy]
+    remedy = f"Give {shlex.join(words)}, or solve" if words else "Solve"
+    raise ConfigError(
+        f"--init-head {path}: it was solved on features of {theirs}; this run has {ours}. "
+        f"{remedy} a head on features of this run's own."
+    )
+
+
+def _differences(
+    description: ModelDescription, *, backbone: Backbone, path: Path
+) -> list[_Difference]:
+    """Return what differs; what only follows from another model or other weights is left out."""
+    if description.model != backbone.name:
+        named = ("--model", _with_tag(description.model, description.shape_tag))
+        return [_Difference(theirs=description.model, ours=backbone.name, remedy=named)]
+    pixels = _pixel_differences(description.preprocessing, backbone.preprocessing)
+    kept = RunDirectory(path=path).read_record().get("model", {})
+    theirs = LoadedWeights(
+        tag=description.weights, path=kept.get("weights_path"), sha256=description.weights_sha256
+    )
+    ours = backbone.weights
+    is_named_only = ours.sha256 is None and ours.tag not in (NO_WEIGHTS, FROM_FILE)
+    if theirs.tag != ours.tag if is_named_only else theirs.sha256 != ours.sha256:
+        value = theirs.path if theirs.tag == FROM_FILE else theirs.tag
+        remedy = ("--weights", value) if value else ()
+        weights = _Difference(theirs=_named(theirs), ours=_named(ours), remedy=remedy)
+        return [weights, *(one for one in pixels if one.remedy)]
+    if description.shape_tag != backbone.shape_tag:
+        names = [_with_tag(backbone.name, t) for t in (description.shape_tag, backbone.shape_tag)]
+        variant = _Difference(theirs=names[0], ours=names[1], remedy=("--model", names[0]))
+        return [variant, *(one for one in pixels if one.remedy)]
+    return pixels
+
+
+def _pixel_differences(theirs: Preprocessing, ours: Preprocessing) -> list[_Difference]:
+    """Compare field by field; mean and std can be given by options."""
+    there, here = theirs.to_json(), ours.to_json()
+    return [
+        _Difference(
+            theirs=f"pixels with {name.replace('_', ' ')} {_plain(there[name])}",
+            ours=f"{name.replace('_', ' ')} {_plain(here[name])}",
+            remedy=(f"--{name}", _plain(there[name])) if name in ("mean", "std") else (),
+        )
+        for name in there
+        if there[name] != here[name]
+    ]
+
+
+def _plain(value: object) -> str:
+    """Write a value as options take it: 0.5 for three equal channels, else with commas."""
+    if not isinstance(value, tuple):
+        return str(value)
+    return str(value[0]) if len({*value}) == 1 else ",".join(map(str, value))
+
+
+def _named(weights: LoadedWeights) -> str:
+    if weights.tag == NO_WEIGHTS:
+        return "random weights"
+    name = weights.path or "from a file" if weights.tag == FROM_FILE else weights.tag
+    return f"weights {name}" + (f" (sha256 {weights.sha256[:8]}…)" if weights.sha256 else "")
+
+
+def _with_tag(name: str, tag: str | None) -> str:
+    return f"{name}.{tag}" if tag else name
 
 
 def _check_same_backbone(network: nn.Module, path: Path, *, head_names: Sequence[str]) -> None:
@@ -154,7 +252,7 @@ def _check_same_backbone(network: nn.Module, path: Path, *, head_names: Sequence
     ]
     if differing:
         raise ConfigError(
-            f"--init-head {path}: {len(differing)} tensors of its backbone are not those of this "
-            f"network, '{differing[0]}' for one: a head is of use on the features it was solved "
-            "on only. With --weights none give the same --seed."
+            f"--init-head {path}: {counted(len(differing), 'tensor')} of its backbone differ from "
+            f"this network's, '{differing[0]}' for one: a head is of use on the features it was "
+            "solved on only. With --weights none give the same --seed."
         )

@@ -27,6 +27,7 @@ from tlcli.engine.runtime import Runtime
 from tlcli.errors import BadImageError, DataError
 from tlcli.recipes.talk import Talk
 from tlcli.results.atomic import write_csv
+from tlcli.results.counted import counted
 
 B = TypeVar("B")
 
@@ -194,13 +195,16 @@ def _report(table: ImageTable, *, talk: Talk) -> None:
 
 def warn_of_copies(copies: int, *, crossing: int, talk: Talk) -> None:
     """Tell of images that equal others byte for byte."""
+    copied = counted(
+        copies, "image is an exact copy of another", "images are exact copies of others"
+    )
     if crossing:
         talk.warn(
-            f"{copies} images are exact copies of others, and {crossing} of the copied pictures "
+            f"{copied}, and {crossing} of the copied pictures "
             "lie in more than one split: results on val and test are flattered by them."
         )
     elif copies:
-        talk.warn(f"{copies} images are exact copies of others in the same split.")
+        talk.warn(f"{copied} in the same split.")
 
 
 def default_workers(num_workers: int | None, *, runtime: Runtime) -> int:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tlcli.backbones.pretrained import FROM_FILE
 from tlcli.engine.metrics import paired_difference
 from tlcli.results.atomic import make_folder, write_csv
 from tlcli.results.records import SCHEMA_VERSION
@@ -57,6 +58,17 @@ def leaderboard(
     return {"schema_version": SCHEMA_VERSION, "leaderboard": rows, "runs": list(ranked)}
 
 
+def assumed_preprocessing(summaries: Sequence[Mapping[str, Any]]) -> str | None:
+    """Say of which models the preprocessing is a guess, which may decide their rank."""
+    names = [one["model"]["name"] for one in summaries if one["model"]["weights"] == FROM_FILE]
+    if not names:
+        return None
+    return (
+        f"Mean and std of the pixels are assumed for {', '.join(names)}: weight files say nothing "
+        "of them. Where they are others, extract that model alone with --mean and --std."
+    )
+
+
 def _row(one: Mapping[str, Any], *, best: NDArray[np.bool_], seed: int) -> dict[str, Any]:
     behind, (low, high) = paired_difference(best, _correct(one), seed=seed)
     row: dict[str, Any] = {
@@ -64,7 +76,7 @@ def _row(one: Mapping[str, Any], *, best: NDArray[np.bool_], seed: int) -> dict[
         "behind": behind,
         "behind/low": low,
         "behind/high": high,
-        "seconds": one["seconds"]["total"],
+        "seconds": _seconds(one),
         "parameters": one["model"]["parameters"],
         "feature_dim": sum(math.prod(dim) for dim in one["features"]["dims"].values()),
         "run": one["run"],
@@ -75,6 +87,12 @@ def _row(one: Mapping[str, Any], *, best: NDArray[np.bool_], seed: int) -> dict[
         ends = result["intervals"]["top1"] if result else (None, None)
         row[f"{split}/low"], row[f"{split}/high"] = ends
     return row
+
+
+def _seconds(one: Mapping[str, Any]) -> float:
+    """Return what features and head cost, also where this command found the features there."""
+    seconds = one["seconds"]
+    return float(one["features"]["seconds"] + seconds["total"] - seconds["extract"])
 
 
 def _correct(one: Mapping[str, Any]) -> NDArray[np.bool_]:

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from tlcli.recipes.feature_part import FeaturePart
 from tlcli.recipes.few_shot import Draw, check_enough, parse_shots, run_few_shot, write_few_shot
 from tlcli.recipes.head_in_network import put_into_network
 from tlcli.recipes.judging import write_judgement
+from tlcli.recipes.next_command import next_after_head
 from tlcli.recipes.solved_heads import (
     PENALTY_NAMES,
     SolvedHead,
@@ -26,6 +27,7 @@ from tlcli.recipes.solved_heads import (
 )
 from tlcli.recipes.talk import Talk
 from tlcli.results.atomic import write_csv, write_text
+from tlcli.results.counted import counted
 from tlcli.results.figures import draw_penalty_path
 from tlcli.results.records import SCHEMA_VERSION, EvalReport
 from tlcli.results.run_dir import RunDirectory
@@ -33,6 +35,21 @@ from tlcli.results.run_dir import RunDirectory
 _MEMORY_SHARE = 0.25
 """Of the machine's memory, for features that a solver keeps instead of reading them again."""
 _SUMMARY_KEYS = ("status", "best", "results", "few_shot", "features", "frozen", "trunk_cache")
+
+
+@dataclass(kw_only=True)
+class _Watch:
+    """What parts of a command took."""
+
+    spent: dict[str, float]
+    """Seconds by part."""
+    started: float = field(default_factory=time.perf_counter)
+
+    def lap(self, part: str) -> None:
+        """Say that a part has just ended and the next begins."""
+        now = time.perf_counter()
+        self.spent[part] = now - self.started
+        self.started = now
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,11 +106,6 @@ def probe_features(
     Raises:
         TlcliError: For everything a user or the machine can get wrong; see `tlcli.errors`.
     """
-    if folder.record["features"]["pool"] == "none":
-        raise ConfigError(
-            f"The features in {folder.path} are whole maps (--pool none), a head needs vectors: "
-            "extract them with another --pool."
-        )
     parts = parts_of(folder)
     if config.shots is not None:
         shots = max(parse_shots(config.shots))
@@ -103,30 +115,37 @@ def probe_features(
         write_text(run.splits_path, folder.splits)
         run.write_config_toml(_probe_options(config, seed=seed))
         run.update(**_record(folder, config, seed=seed, command=command))
-        started = time.perf_counter()
+        watch = _Watch(spent={"extract": _seconds_of_extraction(folder, command=command)})
         heads = _solve(folder, config, parts=parts, talk=talk)
         best = choose_head(heads, monitor=config.monitor)
         _write_penalties(run, heads, config=config)
         _warn_of_doubts(best, heads, config=config, talk=talk)
-        seconds = time.perf_counter() - started
+        watch.lap("head")
         reports = _report(folder, run, best, parts=parts, seed=seed)
         network, description = put_into_network(folder, best.module)
         save_weights(network, run.weights_path)
         write_description(description, run.model_json_path)
+        watch.lap("evaluation")
         draws = _few_shot(folder, config, parts=parts, seed=seed, talk=talk)
         curve = write_few_shot(run.path, draws, split=parts.reported) if draws else None
+        if draws:
+            watch.lap("few_shot")
         run.update(
-            best={
-                PENALTY_NAMES[config.head]: best.penalty,
-                "metric": f"val/{config.monitor}",
-                "value": best.metrics[config.monitor],
-                **best.facts,
-            },
+            best=_best_json(best, config),
             results={split: report.summary() for split, report in reports.items()},
             few_shot=curve,
-            seconds=_seconds(folder, head=seconds, total=time.perf_counter() - started),
+            seconds={**watch.spent, "total": sum(watch.spent.values())},
         )
     return head_summary(folder, run)
+
+
+def _best_json(best: SolvedHead, config: ProbeHeadConfig) -> dict[str, Any]:
+    return {
+        PENALTY_NAMES[config.head]: best.penalty,
+        "metric": f"val/{config.monitor}",
+        "value": best.metrics[config.monitor],
+        **best.facts,
+    }
 
 
 def head_summary(folder: FeatureFolder, run: RunDirectory) -> dict[str, Any]:
@@ -140,6 +159,7 @@ def head_summary(folder: FeatureFolder, run: RunDirectory) -> dict[str, Any]:
         "head": record["config"]["head"],
         **{key: record.get(key) for key in _SUMMARY_KEYS},
         "seconds": record["seconds"],
+        "next": next_after_head(record, run=run.path),
     }
 
 
@@ -147,8 +167,14 @@ def parts_of(folder: FeatureFolder) -> ProbeParts:
     """Return the parts of a folder.
 
     Raises:
+        ConfigError: If the features are whole maps.
         DataError: If there is nothing to solve a head on, or nothing to choose it by.
     """
+    if folder.record["features"]["pool"] == "none":
+        raise ConfigError(
+            f"The features in {folder.path} are whole maps (--pool none), a head needs vectors: "
+            "extract them with another --pool."
+        )
     for split in ("train", "val"):
         if not (folder.items["split"] == split).any():
             raise DataError(
@@ -187,7 +213,8 @@ def _solve(
         memory_limit=_memory_limit(),
     )
     if len(heads) < len(penalties):
-        talk.note(f"{len(penalties) - len(heads)} values of neighbours exceed the train rows.")
+        left_out = counted(len(penalties) - len(heads), "number")
+        talk.note(f"Left out {left_out} of neighbours above the {len(parts.train)} train rows.")
     if config.head == "ridge":
         heads = calibrated(heads, parts.judged["val"])
     return judge_heads(heads, parts.judged["val"])
@@ -306,6 +333,6 @@ def _probe_options(config: ProbeHeadConfig, *, seed: int) -> dict[str, Any]:
     return {name: value for name, value in options.items() if value is not None}
 
 
-def _seconds(folder: FeatureFolder, *, head: float, total: float) -> dict[str, float]:
-    extract = float(folder.record["seconds"]["extract"])
-    return {"extract": extract, "head": head, "probe": total, "total": extract + total}
+def _seconds_of_extraction(folder: FeatureFolder, *, command: str) -> float:
+    """Return what this command spent on features; what they once cost stands with them."""
+    return 0.0 if command == "probe" else float(folder.record["seconds"]["extract"])

@@ -23,6 +23,9 @@ from tlcli.recipes.talk import Talk
 
 _SHARD_ROWS = 512
 """What at most is lost when a worker is killed."""
+_SMALL_SHARD_ROWS = 32
+"""Few images are cut into eight shards, but not into smaller ones than this."""
+_SHARDS_OF_FEW = 8
 _SHARD_BYTES = 256 << 20
 _TOLERANCE = {"float16": 2e-3, "bfloat16": 1.6e-2, "float32": 1e-4}
 """Largest relative deviation of a row computed again, by the dtype it is stored in.
@@ -50,10 +53,15 @@ class FeatureBatch:
 
 
 def plan_shards(job: ExtractionJob, store: TensorStore) -> tuple[ShardPlan, ...]:
-    """Return all shards that the store lacks, the same in every process."""
+    """Return all shards that the store lacks, the same in every process.
+
+    Their size follows from the list of images alone, never from what is computed already: else a
+    run that goes on would cut other shards than the one before it.
+    """
     size = {"float16": 2, "bfloat16": 2, "float32": 4}[job.config.features.dtype]
     row_bytes = size * sum(int(np.prod(shape)) for shape in job.dims.values())
-    rows = max(1, min(_SHARD_ROWS, _SHARD_BYTES // row_bytes))
+    share = max(_SMALL_SHARD_ROWS, -(-len(job.ids) // _SHARDS_OF_FEW))
+    rows = max(1, min(_SHARD_ROWS, share, _SHARD_BYTES // row_bytes))
     return store.plan(job.ids, rows_per_shard=rows)
 
 
@@ -81,8 +89,7 @@ def compute_shards(
         threads=job.threads,
         check_stop=check_stop,
     )
-    total = sum(len(plan.positions) for plan in plans)
-    tracked = talk.track(results, label="features", num_images=total)
+    tracked = talk.track(results, label="features", num_images=rows_of(plans))
     with single_threaded_operators():
         for plan, own in zip(plans, batches, strict=True):
             parts = [batch.features for batch in itertools.islice(tracked, len(own))]
@@ -136,6 +143,11 @@ def _embed(job: ExtractionJob, rows: NDArray[np.intp]) -> FeatureBatch:
     dtype = getattr(torch, job.config.features.dtype)
     cast = {name: cast_checked(tensor, dtype) for name, tensor in features.items()}
     return FeatureBatch(indices=torch.as_tensor(rows), features=cast)
+
+
+def rows_of(plans: Sequence[ShardPlan]) -> int:
+    """Return how many rows are in shards."""
+    return sum(len(plan) for plan in plans)
 
 
 def rest_of(plans: Sequence[ShardPlan], store: TensorStore, *, share: Share) -> list[ShardPlan]:

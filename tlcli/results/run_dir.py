@@ -294,7 +294,8 @@ def _read_json(path: Path) -> dict[str, Any]:
             if not path.is_file():
                 raise DataError(
                     f"'{path.parent}' is not a run folder (it has no {path.name}): give the "
-                    "folder that 'tlcli finetune' wrote."
+                    "folder that 'tlcli finetune', 'tlcli detect-finetune', 'tlcli probe' or "
+                    "'tlcli extract-features' wrote."
                 )
             values = json.loads(path.read_text(encoding="utf-8", errors=TEXT_ERRORS))
     except json.JSONDecodeError as error:

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
-from tlcli.data.store.shard_files import TensorSpec
+from tlcli.data.store.shard_header import TensorSpec
 from tlcli.data.store.store_items import ID, ids_of, read_items
 from tlcli.data.store.tensor_store import TensorStore
 from tlcli.errors import DataError

@@ -5,55 +5,23 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import safetensors.torch
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from torch import Tensor
 
 from tlcli.data.store.durable_files import write_durably
-from tlcli.data.store.row_ids import ID_BYTES, RowIds
+from tlcli.data.store.row_ids import RowIds
+from tlcli.data.store.shard_header import DTYPES, IDS, KEY, ShardHeader, TensorSpec, find_header
 from tlcli.errors import DataError
 from tlcli.results.atomic import machine_errors
 
-SUFFIX = ".safetensors"
-IDS = "ids"
-"""Name of the tensor that holds the row ids."""
-_KEY = "key"
-"""The one metadata entry; safetensors writes several in no fixed order."""
-_DTYPES = {"F16": "float16", "BF16": "bfloat16", "F32": "float32", "U8": "uint8"}
-"""What safetensors calls the types that can be stored, and what torch calls them."""
 _TENSOR_NAME = re.compile(r"\w[\w.-]*")
 """Names of stages, and of files on any system."""
 _NAME_LENGTH = 32
-
-
-@dataclass(frozen=True, kw_only=True)
-class TensorSpec:
-    """Type and shape of one row of a tensor."""
-
-    dtype: str
-    """As torch calls it: float16, bfloat16, float32 or uint8."""
-    shape: tuple[int, ...]
-    """Of one row: without the leading dimension of the rows."""
-
-    @property
-    def torch_dtype(self) -> torch.dtype:
-        """The type itself."""
-        dtype: torch.dtype = getattr(torch, self.dtype)
-        return dtype
-
-
-@dataclass(frozen=True, kw_only=True)
-class ShardHeader:
-    """What a shard says of itself."""
-
-    key_digest: str
-    rows: int
-    tensors: Mapping[str, TensorSpec]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,26 +76,12 @@ def write_shard(path: Path, *, ids: RowIds, tensors: Mapping[str, Tensor], key_d
             raise ValueError(f"A tensor cannot be called '{name}'.")
         if len(tensor) != len(ids):
             raise ValueError(f"'{name}' has {len(tensor)} rows for {len(ids)} ids.")
-        if str(tensor.dtype).removeprefix("torch.") not in _DTYPES.values():
-            raise ValueError(f"'{name}' is {tensor.dtype}; stored are {[*_DTYPES.values()]}.")
+        if str(tensor.dtype).removeprefix("torch.") not in DTYPES.values():
+            raise ValueError(f"'{name}' is {tensor.dtype}; stored are {[*DTYPES.values()]}.")
     stored = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     stored[IDS] = torch.from_numpy(np.array(ids))
-    data = safetensors.torch.save(stored, metadata={_KEY: key_digest})
+    data = safetensors.torch.save(stored, metadata={KEY: key_digest})
     write_durably(path, lambda temporary: temporary.write_bytes(data))
-
-
-def find_header(path: Path) -> ShardHeader | None:
-    """Return the header of a shard, or None if the file is missing, cut off or no shard.
-
-    Raises:
-        MachineError: the file is there but cannot be read.
-    """
-    with machine_errors(path, action="read"):
-        try:
-            with safe_open(path, framework="pt") as file:
-                return _header(file)
-        except (SafetensorError, FileNotFoundError, LookupError):
-            return None
 
 
 def read_shard(path: Path, *, expected: ShardHeader, names: tuple[str, ...]) -> dict[str, Tensor]:
@@ -151,14 +105,3 @@ def read_shard(path: Path, *, expected: ShardHeader, names: tuple[str, ...]) -> 
         )
     with machine_errors(path, action="read"), safe_open(path, framework="pt") as file:
         return {name: file.get_tensor(name) for name in names}
-
-
-def _header(file: Any) -> ShardHeader:
-    specs: dict[str, TensorSpec] = {}
-    for name in sorted(file.keys()):
-        part = file.get_slice(name)
-        specs[name] = TensorSpec(dtype=_DTYPES[part.get_dtype()], shape=tuple(part.get_shape()[1:]))
-    if specs.pop(IDS) != TensorSpec(dtype="uint8", shape=(ID_BYTES,)):
-        raise LookupError(IDS)
-    rows = file.get_slice(IDS).get_shape()[0]
-    return ShardHeader(key_digest=(file.metadata() or {})[_KEY], rows=rows, tensors=specs)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from tlcli.data.store.durable_files import sweep, sync_folder
-from tlcli.data.store.shard_files import SUFFIX, ShardHeader, find_header
+from tlcli.data.store.shard_header import SUFFIX, ShardFile, ShardHeader, find_header
 from tlcli.data.store.store_manifest import (
     ShardEntry,
     StoreManifest,
@@ -15,7 +15,6 @@ from tlcli.data.store.store_manifest import (
     read_manifest,
     write_manifest,
 )
-from tlcli.data.store.stored_rows import ShardFile
 from tlcli.errors import ConfigError, DataError
 from tlcli.results.atomic import machine_errors, make_folder
 
@@ -72,6 +71,11 @@ class StoreFolder:
         """Return the shards that count, in the order of their numbers."""
         entries = self.manifest.shards
         return [ShardFile(path=self.file_of(e.name), header=self._expected(e)) for e in entries]
+
+    @property
+    def num_rows(self) -> int:
+        """Rows in listed shards."""
+        return sum(entry.rows for entry in self.manifest.shards)
 
     def written_names(self) -> set[str]:
         """Return the names of all shard files, whole or damaged, listed or not."""

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from tlcli.data.store.durable_files import write_durably
-from tlcli.data.store.shard_files import TensorSpec
+from tlcli.data.store.shard_header import TensorSpec
 from tlcli.errors import DataError
 from tlcli.results.atomic import TEXT_ERRORS
 from tlcli.results.json_text import to_json_text

@@ -3,7 +3,6 @@
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -11,20 +10,13 @@ import torch
 from torch import Tensor
 
 from tlcli.data.store.row_ids import Locations
-from tlcli.data.store.shard_files import ShardHeader, TensorSpec, read_shard
+from tlcli.data.store.shard_files import read_shard
+from tlcli.data.store.shard_header import ShardFile, TensorSpec
 
 Positions = npt.NDArray[np.int64]
 """Shape (n,): which of the given locations each row of a block is."""
 
 _LOAD_ROWS = 4096
-
-
-@dataclass(frozen=True, kw_only=True)
-class ShardFile:
-    """Where a listed shard lies and what must be in it."""
-
-    path: Path
-    header: ShardHeader
 
 
 @dataclass(frozen=True, kw_only=True)

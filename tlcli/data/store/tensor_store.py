@@ -25,19 +25,13 @@ from torch import Tensor
 from tlcli.data.store import store_items
 from tlcli.data.store.checked_cast import cast_checked
 from tlcli.data.store.row_ids import NOWHERE, Locations, RowIds, RowIndex, first_appearances
-from tlcli.data.store.shard_files import (
-    IDS,
-    ShardPlan,
-    TensorSpec,
-    read_shard,
-    shard_name,
-    specs_of,
-    write_shard,
-)
+from tlcli.data.store.shard_files import ShardPlan, read_shard, shard_name, specs_of, write_shard
+from tlcli.data.store.shard_header import IDS, TensorSpec
 from tlcli.data.store.store_folder import StoreFolder, items_path
 from tlcli.data.store.store_manifest import digest_of_key, key_differences, plain_key
 from tlcli.data.store.stored_rows import StoredRows
 from tlcli.errors import ConfigError, DataError
+from tlcli.results.counted import counted
 
 __all__ = ["ShardPlan", "StoredRows", "TensorSpec", "TensorStore", "cast_checked", "digest_of_key"]
 
@@ -88,8 +82,8 @@ class TensorStore:
         damaged = folder.strike_damaged()
         rows, names = sum(e.rows for e in damaged), ", ".join(e.name for e in damaged)
         remark = (
-            f"{len(damaged)} shards of '{path}' are missing or damaged ({names}); their {rows}"
-            " rows are computed again where they are asked for."
+            f"Missing or damaged in '{path}': {counted(len(damaged), 'shard')} ({names}) with"
+            f" {counted(rows, 'row')}, computed again where asked for."
         )
         return cls(folder, remarks=[remark] if damaged else [])
 
@@ -129,7 +123,7 @@ class TensorStore:
 
     def __len__(self) -> int:
         """Rows in listed shards."""
-        return sum(entry.rows for entry in self._folder.manifest.shards)
+        return self._folder.num_rows
 
     def size(self) -> int:
         """Return the bytes on disk of all files of the store."""

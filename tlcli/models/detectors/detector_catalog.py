@@ -111,16 +111,13 @@ def create_detector(
         class_names: What labels 1..K shall mean. The loaded class head stays where its names are
             the same in the same order (or unknown, but as many), else it is new. None takes the
             classes of the weights.
-        image_size: Short side of the pictures in pixels. None is torchvision's own; on backbones
-            320 for light ones (see `LIGHT_BODY_PARAMETERS`), 800 for others.
-        strides: Of the backbone's maps; None means all from 8 on. Only with a backbone.
-        fpn_channels: Of the pyramid's maps; None means 128 for light bodies, else 256.
-        sampled_boxes: Boxes per image that a Faster R-CNN's box head is trained on; None means 128
-            on light bodies, else 512. Proposals are four times as many, twice in evaluation.
-        anchor_size: Of the anchors on the finest map, in pixels of the resized picture; they grow
-            with the stride. None means 32.
-        mean: Of each channel for values in 0..1, instead of what is known of the weights.
-        std: The same for the standard deviation.
+        image_size: This and the following are explained at `DetectorOptions`.
+        strides: See there.
+        fpn_channels: See there.
+        sampled_boxes: See there.
+        anchor_size: See there.
+        mean: See there.
+        std: See there.
         offline: Never open a socket.
 
     Raises:

@@ -6,35 +6,35 @@ from dataclasses import dataclass, replace
 from tlcli.errors import ConfigError
 from tlcli.models.detectors.detector import DetectorBuild
 
-_MIN_IMAGE_SIZE = 32
-
 
 @dataclass(frozen=True, kw_only=True)
 class DetectorOptions:
-    """Sizes of a detector; None leaves one open. They mean what `create_detector` says."""
+    """Sizes of a detector; None leaves one open."""
 
     image_size: int | None = None
+    """Short side of the pictures in pixels. Left open it is torchvision's own; on backbones 320 for
+    light ones (see `LIGHT_BODY_PARAMETERS`), 800 for others."""
     strides: Sequence[int] | None = None
+    """Of the backbone's maps; left open all from 8 on. Only with a backbone."""
     fpn_channels: int | None = None
+    """Of the pyramid's maps; left open 128 for light bodies, else 256. Only with a backbone."""
     sampled_boxes: int | None = None
+    """Boxes per image that a Faster R-CNN's box head is trained on; left open 128 on light bodies,
+    else 512. Proposals are four times as many, twice in evaluation."""
     anchor_size: float | None = None
+    """Of the anchors on the finest map, in pixels of the resized picture; they grow with the
+    stride. Left open 32. Only with a backbone."""
     mean: tuple[float, ...] | None = None
+    """Of each channel for values in 0..1, instead of what is known of the weights."""
     std: tuple[float, ...] | None = None
+    """The same for the standard deviation."""
 
     def check(self, architecture: str) -> None:
-        """Check the values for `fasterrcnn`, `retinanet`, `fcos` or another architecture.
+        """Check the options for `fasterrcnn`, `retinanet`, `fcos` or another architecture.
 
         Raises:
-            ConfigError: If one is out of range or can have no effect.
+            ConfigError: If one can have no effect.
         """
-        for option, value, least in (
-            ("--image-size", self.image_size, _MIN_IMAGE_SIZE),
-            ("--fpn-channels", self.fpn_channels, 1),
-            ("--sampled-boxes", self.sampled_boxes, 1),
-            ("--anchor-size", self.anchor_size, 1),
-        ):
-            if value is not None and value < least:
-                raise ConfigError(f"{option} {value} is too small. Give at least {least}.")
         if self.sampled_boxes is not None and architecture != "fasterrcnn":
             raise ConfigError(
                 f"--sampled-boxes has no effect on {architecture}, which samples none. Leave it "
