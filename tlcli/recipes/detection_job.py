@@ -5,7 +5,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from tlcli.backbones.pretrained import NO_WEIGHTS
-from tlcli.backbones.stages import HEAD
 from tlcli.config import DetectFinetuneConfig, DetectorConfig, options_of
 from tlcli.engine.cpu_memory import available_cores, available_memory
 from tlcli.engine.runtime import Runtime, choose_runtime
@@ -24,7 +23,7 @@ from tlcli.recipes.box_data import BoxReader, RunBoxes, load_run_boxes, require_
 from tlcli.recipes.finetune_job import check_unchanged, warn_of_holes
 from tlcli.recipes.image_data import default_workers
 from tlcli.recipes.talk import Talk
-from tlcli.recipes.training_plan import DEFAULT_UNFREEZE, TrainingPlan, plan_training
+from tlcli.recipes.training_plan import TrainingPlan, decided_options, plan_training
 from tlcli.results.run_dir import RunDirectory
 
 DEFAULT_BACKBONE = "timm/tf_efficientnet_lite0"
@@ -223,7 +222,8 @@ def detection_threads(num_workers: int | None, *, build: DetectorBuild, runtime:
 
 def resolved_options(job: DetectionJob) -> dict[str, Any]:
     """Return every option with the value that was used where none was given."""
-    options = options_of(job.config)
+    decided = decided_options(job.plan, train=job.config.train, freezing=job.config.freezing)
+    options = options_of(job.config) | decided
     options["backbone"] = backbone_of(job.config.model)
     build = job.detector.build
     options["image_size"] = build.image_size
@@ -231,10 +231,4 @@ def resolved_options(job: DetectionJob) -> dict[str, Any]:
     options["fpn_channels"] = build.fpn_channels
     options["anchor_size"] = build.anchor_size
     options["sampled_boxes"] = build.sampled_boxes
-    options["lr"] = job.config.train.head_lr
-    options["weight_decay"] = job.config.train.matrix_decay
-    if job.plan.phases[-1].trained != (HEAD,):
-        options["backbone_lr"] = job.config.train.last_stage_lr
-    if job.config.freezing.schedule is None:
-        options["unfreeze"] = job.config.freezing.unfreeze or DEFAULT_UNFREEZE
     return options

@@ -13,7 +13,6 @@ from tlcli.backbones.pretrained import (
     create_backbone,
 )
 from tlcli.backbones.protocol import Backbone
-from tlcli.backbones.stages import HEAD
 from tlcli.config import FinetuneConfig, ModelConfig, OptimConfig, options_of
 from tlcli.engine.ema import averaged_copy
 from tlcli.engine.optim import build_optimizer, build_scheduler, learning_rate_factor
@@ -33,8 +32,8 @@ from tlcli.recipes.image_data import (
 )
 from tlcli.recipes.talk import Talk
 from tlcli.recipes.training_plan import (
-    DEFAULT_UNFREEZE,
     TrainingPlan,
+    decided_options,
     hole_warning,
     plan_training,
 )
@@ -203,14 +202,8 @@ def warn_of_holes(plan: TrainingPlan, *, model: StagedModel, talk: Talk) -> None
 
 def resolved_options(job: Job) -> dict[str, Any]:
     """Return every option with the value that was used where none was given."""
-    options = options_of(job.config)
-    options["lr"] = job.config.train.head_lr
-    options["weight_decay"] = job.config.train.matrix_decay
-    if job.plan.phases[-1].trained != (HEAD,):
-        options["backbone_lr"] = job.config.train.last_stage_lr
-    if job.config.freezing.schedule is None:
-        options["unfreeze"] = job.config.freezing.unfreeze or DEFAULT_UNFREEZE
-    return options
+    decided = decided_options(job.plan, train=job.config.train, freezing=job.config.freezing)
+    return options_of(job.config) | decided
 
 
 def first_state(

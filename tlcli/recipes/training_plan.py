@@ -12,7 +12,7 @@ from tlcli.models.staged import StagedModel, norms_of
 from tlcli.models.unfreezing import Phase, holes, parse_schedule, parse_unfreeze
 from tlcli.results.records import SCHEMA_VERSION
 
-DEFAULT_UNFREEZE = "all"
+_DEFAULT_UNFREEZE = "all"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,7 +109,19 @@ def read_phases(
     names = [stage.name for stage in stages]
     if freezing.schedule is not None:
         return parse_schedule(freezing.schedule, stages=names, epochs=epochs)
-    return parse_unfreeze(freezing.unfreeze or DEFAULT_UNFREEZE, stages=names)
+    return parse_unfreeze(freezing.unfreeze or _DEFAULT_UNFREEZE, stages=names)
+
+
+def decided_options(
+    plan: TrainingPlan, *, train: OptimConfig, freezing: UnfreezeConfig
+) -> dict[str, Any]:
+    """Return the values that were used for options of the training that were not given."""
+    options: dict[str, Any] = {"lr": train.head_lr, "weight_decay": train.matrix_decay}
+    if plan.phases[-1].trained != (HEAD,):
+        options["backbone_lr"] = train.last_stage_lr
+    if freezing.schedule is None:
+        options["unfreeze"] = freezing.unfreeze or _DEFAULT_UNFREEZE
+    return options
 
 
 def hole_warning(phases: Sequence[Phase], *, stages: Sequence[Stage]) -> str | None:
