@@ -1,0 +1,187 @@
+"""Try every classification model of torchvision and timm, and say which do not work and why.
+
+    python benchmarks/sweep_models.py [PATTERN] [--output sweep.csv] [--part i/n]
+
+No weights and no memory are needed: networks live on the meta device of PyTorch, which knows shapes
+but no numbers; those that compute while they are built or used get a second look on the CPU.
+Of each is asked:
+
+- stages: every tensor lies in exactly one, and a forward pass enters them in their order;
+- head: replaced by one for seven classes, train and eval mode give (2, 7) logits;
+- freezing: each stage alone can be opened, and then exactly its tensors want gradients;
+- training: with all stages open a backward pass reaches every parameter;
+- weight decay: the names that the model exempts exist.
+
+Printed is how many of how many pass, and each that does not with the reason.
+"""
+
+import argparse
+import csv
+import fnmatch
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import pairwise
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from tlcli.backbones.catalog import list_backbones, parse_backbone_name
+from tlcli.backbones.pretrained import WeightsChoice, build_untrained
+from tlcli.backbones.protocol import Backbone
+from tlcli.backbones.stages import Stage
+from tlcli.errors import TlcliError
+from tlcli.models.head import HeadSpec, replace_heads
+from tlcli.models.staged import StagedModel
+
+CLASSES = 7
+UNSURE = ("build:", "forward:", "training:")
+"""Problems that the meta device itself may have."""
+
+
+def problems_of(name: str) -> list[str]:
+    """Return what is wrong with a model, where it matters by a second look with real numbers."""
+    found = list(look(name, device="meta"))
+    if any(problem.startswith(UNSURE) for problem in found):
+        return list(look(name, device="cpu"))
+    return found
+
+
+def look(name: str, *, device: str) -> Iterator[str]:
+    """Yield what is wrong with a model on a device."""
+    try:
+        backbone = build(name, device=device)
+    except (TlcliError, NotImplementedError, RuntimeError, ValueError) as error:
+        yield f"build: {first_line(error)}"
+        return
+    yield from stage_problems(backbone)
+    replace_heads(
+        backbone.network, head_names=backbone.head_names, num_classes=CLASSES, spec=HeadSpec()
+    )
+    model = StagedModel(backbone.network, stages=backbone.stages)
+    yield from freezing_problems(model)
+    yield from training_problems(model, size=backbone.preprocessing.input_size)
+    names = {key for key, _ in backbone.network.named_parameters()}
+    if unknown := backbone.no_weight_decay - names:
+        yield f"weight decay: no parameter is called {sorted(unknown)[0]}"
+
+
+def build(name: str, *, device: str) -> Backbone:
+    """Build with random weights."""
+    with torch.device(device):
+        return build_untrained(parse_backbone_name(name), weights=WeightsChoice(kind="none"))
+
+
+def stage_problems(backbone: Backbone) -> Iterator[str]:
+    """Yield tensors that are not in one stage, and stages that are out of order."""
+    for key in backbone.network.state_dict():
+        owners = [stage.name for stage in backbone.stages if stage.owns(key)]
+        if len(owners) != 1:
+            yield f"stages: {key} lies in {owners or 'none'}"
+            return
+    try:
+        with entered(backbone.network, backbone.stages) as seen, torch.no_grad():
+            backbone.network.eval()(pictures(backbone.network, backbone.preprocessing.input_size))
+    except Exception as error:
+        yield f"forward: {type(error).__name__}: {first_line(error)}"
+        return
+    order = [seen[0], *(later for earlier, later in pairwise(seen) if earlier != later)]
+    expected = [stage.name for stage in backbone.stages]
+    if order != expected:
+        pairs = zip(order, expected, strict=False)
+        place = next((i for i, (first, second) in enumerate(pairs) if first != second), -1)
+        yield f"order: a pass enters {' '.join(order[max(0, place - 1) : place + 4])} there"
+
+
+@contextmanager
+def entered(network: nn.Module, stages: tuple[Stage, ...]) -> Iterator[list[str]]:
+    """Collect the names of stages as a forward pass enters their modules."""
+    seen: list[str] = []
+    hooks = []
+    for name, module in network.named_modules():
+        for stage in stages:
+            if name and stage.owns(name):
+                hooks.append(
+                    module.register_forward_pre_hook(lambda *_, own=stage.name: seen.append(own))
+                )
+    try:
+        yield seen
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def freezing_problems(model: StagedModel) -> Iterator[str]:
+    """Open each stage alone."""
+    for stage in model.stages:
+        model.open_stages([stage.name])
+        wrong = [
+            key
+            for key, parameter in model.network.named_parameters()
+            if parameter.requires_grad != stage.owns(key)
+        ]
+        if wrong:
+            yield f"freezing: with {stage.name} open {wrong[0]} is wrong"
+            return
+
+
+def training_problems(model: StagedModel, *, size: tuple[int, int]) -> Iterator[str]:
+    """Run both modes, and backward through everything."""
+    model.open_stages([stage.name for stage in model.stages])
+    try:
+        with torch.no_grad():
+            shapes = {tuple(model.eval()(pictures(model, size)).shape)}
+        logits: Tensor = model.train()(pictures(model, size))
+        shapes.add(tuple(logits.shape))
+        if shapes != {(2, CLASSES)}:
+            yield f"head: logits have the shapes {sorted(shapes)}"
+            return
+        nn.functional.cross_entropy(
+            logits, torch.zeros(2, dtype=torch.long, device=logits.device)
+        ).backward()
+    except Exception as error:
+        yield f"training: {type(error).__name__}: {first_line(error)}"
+        return
+    unreached = [key for key, p in model.network.named_parameters() if p.grad is None]
+    if unreached:
+        yield f"training: {len(unreached)} parameters get no gradient, the first is {unreached[0]}"
+
+
+def pictures(network: nn.Module, size: tuple[int, int]) -> Tensor:
+    """Two of them, where the network is."""
+    return torch.zeros(2, 3, *size, device=next(network.parameters()).device)
+
+
+def first_line(error: Exception) -> str:
+    """Return what an error says, in short."""
+    return " ".join(str(error).split())[:140]
+
+
+def main() -> None:
+    """Print one line per problem and the counts."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("pattern", nargs="?", default="*")
+    parser.add_argument("--output", type=Path, help="CSV of all models and their problems")
+    parser.add_argument("--part", default="0/1", help="i/n: every n-th model from the i-th on")
+    args = parser.parse_args()
+    warnings.filterwarnings("ignore")
+    first, step = map(int, args.part.split("/"))
+    names = [name for name in list_backbones() if fnmatch.fnmatch(name, args.pattern)][first::step]
+    rows: list[tuple[str, str]] = []
+    for name in names:
+        found = problems_of(name)
+        rows.append((name, "; ".join(found)))
+        if found:
+            print(f"{name}: {'; '.join(found)}", flush=True)
+    works = sum(not problem for _, problem in rows)
+    print(f"{works} of {len(rows)} models pass.")
+    if args.output:
+        with args.output.open("w", newline="") as file:
+            csv.writer(file).writerows([("model", "problems"), *rows])
+
+
+if __name__ == "__main__":
+    main()
