@@ -9,6 +9,7 @@ from torch import nn
 
 from tlcli.backbones import installed_weights, weight_files
 from tlcli.backbones.catalog import SOURCES, BackboneName, list_backbones, parse_backbone_name
+from tlcli.backbones.key_prefixes import below_best_prefix
 from tlcli.backbones.protocol import Backbone, BackboneSource, LoadedWeights, head_width
 from tlcli.backbones.stages import find_stages
 from tlcli.errors import ModelError, WeightsError
@@ -203,20 +204,21 @@ def _from_file(name: BackboneName, path: Path) -> Backbone:
     """Build the architecture with the head that the file holds, then load the file."""
     source = SOURCES[name.source]
     file = weight_files.read_state_dict(path)
-    tensors = source.current_keys(name.architecture, file.tensors)
     pattern = source.build(name.architecture, tag=name.tag, num_classes=None)
     heads = source.head_names(pattern)
+    below, unwrapped = below_best_prefix(file.tensors, wanted=pattern.state_dict().keys())
+    tensors = source.current_keys(name.architecture, below)
     num_classes = weight_files.head_classes(tensors, heads[0])
     network = source.build(name.architecture, tag=name.tag, num_classes=num_classes)
     report = weight_files.load_state(network, tensors, head_names=heads, origin=str(path))
     tag = name.tag or next(iter(_tags(name)), None)
-    left_out = len(file.tensors) - len(tensors)
+    left_out = len(below) - len(tensors)
     auxiliary = (f"left out {left_out} tensors of auxiliary classifiers",) if left_out else ()
     loaded = LoadedWeights(
         tag=FROM_FILE,
         path=str(path),
         sha256=file.sha256,
-        remarks=(*file.remarks, *auxiliary, *report.remarks()),
+        remarks=(*file.remarks, *unwrapped, *auxiliary, *report.remarks()),
     )
     is_published_size = num_classes == _outputs(pattern, heads)
     return _describe(

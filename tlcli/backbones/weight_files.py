@@ -20,7 +20,23 @@ from tlcli.errors import WeightsError
 
 PICKLE_SUFFIXES = (".pth", ".pt", ".bin", ".tar")
 SUFFIXES = (".safetensors", *PICKLE_SUFFIXES)
-WRAPPERS = ("state_dict", "model")
+WRAPPERS = (
+    "state_dict_ema",
+    "model_ema",
+    "ema",
+    "state_dict",
+    "model_state_dict",
+    "model_state",
+    "model",
+    "teacher",
+    "student",
+    "network",
+    "net",
+    "backbone",
+    "encoder",
+    "module",
+)
+"""What training scripts call the state dict in a file; moving averages first, as timm does."""
 PREFIXES = ("module.", "_orig_mod.")  # of DistributedDataParallel and torch.compile
 MIN_BODY_MATCH = 0.9
 SHOWN_PER_KIND = 8
