@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
+import torch
 from torch import nn
 
 from tlcli.backbones import installed_weights, weight_files
@@ -85,11 +86,17 @@ def available_here() -> list[str]:
     ]
 
 
-def build_untrained(name: BackboneName, *, weights: WeightsChoice) -> Backbone:
-    """Build a model in the shape its weights would give it, without looking for them."""
+def build_untrained(
+    name: BackboneName, *, weights: WeightsChoice, input_size: int | None = None
+) -> Backbone:
+    """Build a model in the shape its weights would give it, without looking for them.
+
+    Raises:
+        ModelError: If it cannot work with images of `input_size`.
+    """
     source = SOURCES[name.source]
     tag = weights.tag or name.tag
-    network = source.build(name.architecture, tag=tag, num_classes=None)
+    network = _build(name, tag=tag, input_size=input_size)
     return _describe(
         name,
         network,
@@ -98,6 +105,7 @@ def build_untrained(name: BackboneName, *, weights: WeightsChoice) -> Backbone:
         class_tag=tag,
         shape_tag=tag,
         weights=LoadedWeights(tag=NO_WEIGHTS),
+        input_size=input_size,
     )
 
 
@@ -108,6 +116,7 @@ def create_backbone(
     offline: bool = False,
     mean: tuple[float, ...] | None = None,
     std: tuple[float, ...] | None = None,
+    input_size: int | None = None,
 ) -> Backbone:
     """Build the model called `text` and load its weights.
 
@@ -117,12 +126,15 @@ def create_backbone(
         offline: Never open a socket; what is not on this machine is an error.
         mean: Of each channel for values in 0..1, instead of what is known of the weights.
         std: The same for the standard deviation.
+        input_size: Side of the images in pixels, instead of that of the weights; position
+            embeddings are resampled.
 
     Raises:
-        ModelError: If there is no such model.
+        ModelError: If there is no such model, or it cannot work with images of that size.
         WeightsError: If the weights are not to be had or do not fit.
     """
-    backbone = with_pixels(_create(text, weights=weights, offline=offline), mean=mean, std=std)
+    created = _create(text, weights=weights, offline=offline, input_size=input_size)
+    backbone = with_pixels(created, mean=mean, std=std)
     if backbone.weights.tag != FROM_FILE:
         return backbone
     remark = _assumption(backbone, is_told=mean is not None and std is not None)
@@ -157,32 +169,69 @@ def _tags(name: BackboneName) -> list[str]:
     return [tag.name for tag in SOURCES[name.source].tags(name.architecture)]
 
 
-def _create(text: str, *, weights: str, offline: bool) -> Backbone:
+def _create(text: str, *, weights: str, offline: bool, input_size: int | None) -> Backbone:
     name = parse_backbone_name(text)
     choice = choose_weights(name, weights)
     if choice.kind == "none":
-        return build_untrained(name, weights=choice)
+        return build_untrained(name, weights=choice, input_size=input_size)
     if choice.path is not None:
-        return _from_file(name, choice.path)
+        return _from_file(name, choice.path, input_size=input_size)
     assert choice.tag is not None
-    return _from_tag(name, choice.tag, offline=offline)
+    return _from_tag(name, choice.tag, offline=offline, input_size=input_size)
 
 
-def _from_tag(name: BackboneName, tag: str, *, offline: bool) -> Backbone:
+def _build(
+    name: BackboneName, *, tag: str | None, input_size: int | None, num_classes: int | None = None
+) -> nn.Module:
+    """Build with random weights and see whether images of a chosen size go through."""
+    source = SOURCES[name.source]
+    if input_size is None:
+        return source.build(name.architecture, tag=tag, num_classes=num_classes)
+    try:
+        network = source.build(
+            name.architecture, tag=tag, num_classes=num_classes, input_size=input_size
+        )
+        with torch.inference_mode():
+            network.eval()(torch.zeros(1, 3, input_size, input_size))
+    except (AssertionError, AttributeError, RuntimeError, TypeError, ValueError) as error:
+        own = source.preprocessing(name.architecture, tag=tag).input_size
+        reason = " ".join(str(error).split())[:120] or type(error).__name__
+        raise ModelError(
+            f"{name} does not work on images of {input_size}x{input_size} pixels ({reason}). Its "
+            f"own --input-size is {own[0]}; multiples of 32, or of its patch and window, may do."
+        ) from error
+    return network
+
+
+def _from_tag(name: BackboneName, tag: str, *, offline: bool, input_size: int | None) -> Backbone:
     source = SOURCES[name.source]
     package = installed_weights.read(str(name), tag=tag)
     if package is not None:
-        network = source.build(name.architecture, tag=tag, num_classes=None)
-        weight_files.load_state(network, package.tensors, head_names=(), origin=str(package.path))
+        network = _build(name, tag=tag, input_size=input_size)
+        tensors = package.tensors
+        if input_size is not None:
+            tensors = source.resampled(network, tensors)
+        weight_files.load_state(network, tensors, head_names=(), origin=str(package.path))
         loaded = LoadedWeights(
             tag=tag, path=str(package.path), sha256=package.sha256, remarks=package.remarks
         )
     else:
+        if input_size is not None:
+            _build(name, tag=tag, input_size=input_size)  # told before anything is fetched
         path = find_weights(name, tag) or _download(name, tag, offline=offline)
-        network = source.load_published(name.architecture, tag=tag, path=path)
+        network = source.load_published(
+            name.architecture, tag=tag, path=path, input_size=input_size
+        )
         loaded = LoadedWeights(tag=tag, path=str(path), sha256=weight_files.sha256_of(path))
     return _describe(
-        name, network, source=source, tag=tag, class_tag=tag, shape_tag=tag, weights=loaded
+        name,
+        network,
+        source=source,
+        tag=tag,
+        class_tag=tag,
+        shape_tag=tag,
+        weights=loaded,
+        input_size=input_size,
     )
 
 
@@ -200,7 +249,7 @@ def _download(name: BackboneName, tag: str, *, offline: bool) -> Path:
     )
 
 
-def _from_file(name: BackboneName, path: Path) -> Backbone:
+def _from_file(name: BackboneName, path: Path, *, input_size: int | None) -> Backbone:
     """Build the architecture with the head that the file holds, then load the file."""
     source = SOURCES[name.source]
     file = weight_files.read_state_dict(path)
@@ -209,7 +258,9 @@ def _from_file(name: BackboneName, path: Path) -> Backbone:
     below, unwrapped = below_best_prefix(file.tensors, wanted=pattern.state_dict().keys())
     tensors = source.current_keys(name.architecture, below)
     num_classes = weight_files.head_classes(tensors, heads[0])
-    network = source.build(name.architecture, tag=name.tag, num_classes=num_classes)
+    network = _build(name, tag=name.tag, num_classes=num_classes, input_size=input_size)
+    if input_size is not None:
+        tensors = source.resampled(network, tensors)
     report = weight_files.load_state(network, tensors, head_names=heads, origin=str(path))
     tag = name.tag or next(iter(_tags(name)), None)
     left_out = len(below) - len(tensors)
@@ -229,6 +280,7 @@ def _from_file(name: BackboneName, path: Path) -> Backbone:
         class_tag=tag if is_published_size else None,
         shape_tag=name.tag,
         weights=loaded,
+        input_size=input_size,
     )
 
 
@@ -241,6 +293,7 @@ def _describe(
     class_tag: str | None,
     shape_tag: str | None,
     weights: LoadedWeights,
+    input_size: int | None,
 ) -> Backbone:
     """Collect what is known of a network.
 
@@ -254,11 +307,12 @@ def _describe(
         head_names=heads,
         feature_dim=head_width(network.get_submodule(heads[0])),
         stages=find_stages(network, head_names=heads),
-        preprocessing=source.preprocessing(name.architecture, tag=tag),
+        preprocessing=source.preprocessing(name.architecture, tag=tag, input_size=input_size),
         no_weight_decay=source.no_weight_decay(network),
         class_names=_class_names(name, source, tag=class_tag, outputs=_outputs(network, heads)),
         weights=weights,
         shape_tag=shape_tag,
+        input_size=input_size,
     )
 
 

@@ -68,6 +68,8 @@ class Backbone:
     weights: LoadedWeights
     shape_tag: str | None = None
     """Published weights whose variant of the architecture was built; None is the plain one."""
+    input_size: int | None = None
+    """Side of the images in pixels if the user chose it; None is that of the weights."""
 
     def record(self) -> dict[str, Any]:
         """Return what `run.json` says of the model."""
@@ -96,14 +98,27 @@ class BackboneSource(Protocol):
     def facts(self, name: str) -> PublishedFacts:
         """Return what is published of an architecture's size."""
 
-    def build(self, name: str, *, tag: str | None, num_classes: int | None) -> nn.Module:
+    def build(
+        self,
+        name: str,
+        *,
+        tag: str | None,
+        num_classes: int | None,
+        input_size: int | None = None,
+    ) -> nn.Module:
         """Build an architecture with random weights, in the shape that `tag` was trained in.
 
-        `num_classes` of None keeps the head that the published weights have.
+        `num_classes` of None keeps the head that the published weights have, `input_size` of None
+        their images; another one (side in pixels) may need other position embeddings.
         """
 
-    def load_published(self, name: str, *, tag: str, path: Path) -> nn.Module:
+    def load_published(
+        self, name: str, *, tag: str, path: Path, input_size: int | None = None
+    ) -> nn.Module:
         """Build an architecture with the published weights of `tag` that lie at `path`."""
+
+    def resampled(self, network: nn.Module, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return a file's tensors with position embeddings for the images of `network`."""
 
     def current_keys(self, name: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return a file's tensors by today's key names, without parts that are never built."""
@@ -111,8 +126,13 @@ class BackboneSource(Protocol):
     def head_names(self, network: nn.Module) -> tuple[str, ...]:
         """Return the dotted names of the layers that map features to classes."""
 
-    def preprocessing(self, name: str, *, tag: str | None) -> Preprocessing:
-        """Return what the published weights want to see; `tag` None means the default ones."""
+    def preprocessing(
+        self, name: str, *, tag: str | None, input_size: int | None = None
+    ) -> Preprocessing:
+        """Return what the published weights want to see; `tag` None means the default ones.
+
+        With another `input_size` the same share of the picture is cut out.
+        """
 
     def no_weight_decay(self, network: nn.Module) -> frozenset[str]:
         """Return the names of parameters that the architecture exempts from weight decay."""

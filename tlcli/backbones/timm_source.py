@@ -3,10 +3,12 @@
 import math
 import pickle
 import struct
+import sys
 import zipfile
 from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import timm
 from safetensors import SafetensorError
@@ -70,18 +72,27 @@ class TimmSource:
             pretraining=pretraining_of(tag),
         )
 
-    def build(self, name: str, *, tag: str | None, num_classes: int | None) -> nn.Module:
+    def build(
+        self,
+        name: str,
+        *,
+        tag: str | None,
+        num_classes: int | None,
+        input_size: int | None = None,
+    ) -> nn.Module:
         """Build an architecture with random weights, in the shape that `tag` was trained in."""
         outputs = num_classes or self._config(name, tag).num_classes or _DEFAULT_NUM_CLASSES
-        network: nn.Module = timm.create_model(_full_name(name, tag), num_classes=outputs)
-        return network
+        return _create(_full_name(name, tag), input_size=input_size, num_classes=outputs)
 
-    def load_published(self, name: str, *, tag: str, path: Path) -> nn.Module:
+    def load_published(
+        self, name: str, *, tag: str, path: Path, input_size: int | None = None
+    ) -> nn.Module:
         """Build an architecture with the published weights of `tag` that lie at `path`."""
         outputs = self._config(name, tag).num_classes or _DEFAULT_NUM_CLASSES
         try:
-            network: nn.Module = timm.create_model(
+            network = _create(
                 _full_name(name, tag),
+                input_size=input_size,
                 pretrained=True,
                 num_classes=outputs,
                 pretrained_cfg_overlay={"file": str(path)},
@@ -99,6 +110,13 @@ class TimmSource:
         """Return the tensors as they are; timm renames keys of published weights only."""
         return dict(tensors)
 
+    def resampled(self, network: nn.Module, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return what the filter of the architecture's module makes of a file's tensors."""
+        module = sys.modules[type(network).__module__]
+        fitted: Callable[[dict[str, Tensor], nn.Module], dict[str, Tensor]] | None
+        fitted = getattr(module, "checkpoint_filter_fn", None)
+        return dict(tensors) if fitted is None else fitted(dict(tensors), network)
+
     def head_names(self, network: nn.Module) -> tuple[str, ...]:
         """Return the classifier layers that the model's own config names."""
         names = getattr(network, "pretrained_cfg", {}).get("classifier")
@@ -108,9 +126,13 @@ class TimmSource:
             )
         return (names,) if isinstance(names, str) else tuple(names)
 
-    def preprocessing(self, name: str, *, tag: str | None) -> Preprocessing:
+    def preprocessing(
+        self, name: str, *, tag: str | None, input_size: int | None = None
+    ) -> Preprocessing:
         """Return `resolve_data_config` as plain values, resized as timm's own evaluation does."""
-        config = resolve_data_config(pretrained_cfg=self._config(name, tag).to_dict())
+        config = resolve_data_config(
+            {"img_size": input_size}, pretrained_cfg=self._config(name, tag).to_dict()
+        )
         _, height, width = config["input_size"]
         crop_pct = config["crop_pct"]
         return Preprocessing(
@@ -176,6 +198,20 @@ def _published() -> dict[str, list[str]]:
         if tag:
             tags.setdefault(name, []).append(tag)
     return tags
+
+
+def _create(full_name: str, *, input_size: int | None, **options: Any) -> nn.Module:
+    """Build a model for images of another size; most convolutional ones need not be told."""
+    network: nn.Module
+    if input_size is not None:
+        try:
+            network = timm.create_model(full_name, img_size=input_size, **options)
+            return network
+        except TypeError as error:
+            if "img_size" not in str(error):
+                raise
+    network = timm.create_model(full_name, **options)
+    return network
 
 
 def _full_name(name: str, tag: str | None) -> str:

@@ -1,6 +1,7 @@
 """torchvision's classification models behind the protocol."""
 
 import re
+from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
@@ -8,7 +9,8 @@ from typing import Any
 
 from torch import Tensor, nn
 from torchvision import models as zoo
-from torchvision.models import Weights, WeightsEnum
+from torchvision.models import VisionTransformer, Weights, WeightsEnum
+from torchvision.models.vision_transformer import interpolate_embeddings
 
 from tlcli.backbones import downloads, imagenet, weight_files
 from tlcli.backbones.protocol import PublishedFacts, WeightTag
@@ -32,6 +34,7 @@ _RENAMED = (
 )
 _NO_WEIGHT_DECAY = ("class_token", "pos_embedding", "relative_position_bias_table")
 """Last parts of names; torchvision's training references exempt the same ones."""
+_POSITIONS = "encoder.pos_embedding"
 
 
 class TorchvisionSource:
@@ -52,21 +55,34 @@ class TorchvisionSource:
         meta = self._entry(name, None).meta
         return PublishedFacts(parameters=meta["num_params"], gmacs=meta["_ops"])
 
-    def build(self, name: str, *, tag: str | None, num_classes: int | None) -> nn.Module:
+    def build(
+        self,
+        name: str,
+        *,
+        tag: str | None,
+        num_classes: int | None,
+        input_size: int | None = None,
+    ) -> nn.Module:
         """Build an architecture with random weights, in the shape that `tag` was trained in."""
         options: dict[str, Any] = {"weights": None, "num_classes": num_classes or 1000}
         if name in _AUXILIARY:
             options |= {"aux_logits": False, "transform_input": True, "init_weights": True}
         if name.startswith("vit_"):
-            options["image_size"] = min(self._entry(name, tag).meta["min_size"])
+            options["image_size"] = input_size or min(self._entry(name, tag).meta["min_size"])
+        if name.startswith("maxvit_") and input_size is not None:
+            options["input_size"] = (input_size, input_size)
         network: nn.Module = zoo.get_model(name, **options)
         return network
 
-    def load_published(self, name: str, *, tag: str, path: Path) -> nn.Module:
+    def load_published(
+        self, name: str, *, tag: str, path: Path, input_size: int | None = None
+    ) -> nn.Module:
         """Build an architecture with the published weights of `tag` that lie at `path`."""
         num_outputs = len(self._entry(name, tag).meta["categories"])
-        network = self.build(name, tag=tag, num_classes=num_outputs)
+        network = self.build(name, tag=tag, num_classes=num_outputs, input_size=input_size)
         tensors = self.current_keys(name, weight_files.read_state_dict(path).tensors)
+        if input_size is not None:
+            tensors = self.resampled(network, tensors)
         weight_files.load_state(network, tensors, head_names=(), origin=f"{name} {tag}")
         return network
 
@@ -79,6 +95,14 @@ class TorchvisionSource:
             if not key.startswith(auxiliary)
         }
 
+    def resampled(self, network: nn.Module, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return a ViT's tensors with its position embedding interpolated; others need nothing."""
+        if not isinstance(network, VisionTransformer) or _POSITIONS not in tensors:
+            return dict(tensors)
+        return dict(
+            interpolate_embeddings(network.image_size, network.patch_size, OrderedDict(tensors))
+        )
+
     def head_names(self, network: nn.Module) -> tuple[str, ...]:
         """Return the last linear layer, or the last 1x1 convolution of SqueezeNet."""
         candidates = [
@@ -88,10 +112,14 @@ class TorchvisionSource:
         ]
         return (candidates[-1],)
 
-    def preprocessing(self, name: str, *, tag: str | None) -> Preprocessing:
+    def preprocessing(
+        self, name: str, *, tag: str | None, input_size: int | None = None
+    ) -> Preprocessing:
         """Return `weights.transforms()` as plain values."""
         preset = self._entry(name, tag).transforms()
         (crop,), (resize,) = preset.crop_size, preset.resize_size
+        if input_size is not None:
+            crop, resize = input_size, round(input_size * resize / crop)
         return Preprocessing(
             input_size=(crop, crop),
             resize_size=(resize, resize),

@@ -110,6 +110,10 @@ BoxBackboneLrOpt = Annotated[
         text="Peak learning rate of the last stage before the head; without it a fifth of --lr.",
     ),
 ]
+BoxAugmentOpt = Annotated[
+    config.BoxAugment,
+    option("--augment", panel=OPTIM, text="Random changes of training images, by strength."),
+]
 BoxMonitorOpt = Annotated[
     config.BoxMonitor,
     option(

@@ -5,6 +5,7 @@ import typer
 from tlcli.cli import box_options as b
 from tlcli.cli import options as o
 from tlcli.cli import output as out
+from tlcli.cli import training_options as t
 from tlcli.cli.option_files import chosen_options, is_given, is_resumed
 from tlcli.cli.progress import TerminalTalk
 from tlcli.cli.training_output import show_plan, show_training
@@ -48,12 +49,13 @@ def detect_finetune(
     lr_schedule: o.LrScheduleOpt = BoxTrainConfig.lr_schedule,
     warmup_epochs: o.WarmupEpochsOpt = BoxTrainConfig.warmup_epochs,
     weight_decay: o.WeightDecayOpt = BoxTrainConfig.weight_decay,
-    augment: o.AugmentOpt = BoxTrainConfig.augment,
+    augment: b.BoxAugmentOpt = BoxTrainConfig.augment,
     sampled_boxes: b.SampledBoxesOpt = DetectorConfig.sampled_boxes,
     ema: o.EmaOpt = BoxTrainConfig.ema,
     clip_grad: o.ClipGradOpt = BoxTrainConfig.clip_grad,
     grad_accum_steps: o.GradAccumOpt = BoxTrainConfig.grad_accum_steps,
     patience: o.PatienceOpt = BoxTrainConfig.patience,
+    max_time: t.MaxTimeOpt = BoxTrainConfig.max_time,
     monitor: b.BoxMonitorOpt = BoxTrainConfig.monitor,
     seed: o.SeedOpt = BoxTrainConfig.seed,
     device: o.DeviceOpt = RuntimeConfig.device,

@@ -38,6 +38,7 @@ def evaluate(
     offline: o.OfflineOpt = EvaluateConfig.offline,
     mean: o.MeanOpt = EvaluateConfig.mean,
     std: o.StdOpt = EvaluateConfig.std,
+    input_size: o.InputSizeOpt = EvaluateConfig.input_size,
     batch_size: o.EvaluationBatchOpt = EvaluateConfig.batch_size,
     seed: o.EvaluationSeedOpt = EvaluateConfig.seed,
     device: o.DeviceOpt = RuntimeConfig.device,

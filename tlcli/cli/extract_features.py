@@ -41,6 +41,7 @@ def extract_features(
     offline: o.OfflineOpt = ModelConfig.offline,
     mean: o.MeanOpt = ModelConfig.mean,
     std: o.StdOpt = ModelConfig.std,
+    input_size: o.InputSizeOpt = ModelConfig.input_size,
     layer: f.LayerOpt = FeaturesConfig.layer,
     pool: f.PoolOpt = FeaturesConfig.pool,
     dtype: f.DtypeOpt = FeaturesConfig.dtype,

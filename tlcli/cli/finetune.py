@@ -4,6 +4,7 @@ import typer
 
 from tlcli.cli import options as o
 from tlcli.cli import output as out
+from tlcli.cli import training_options as t
 from tlcli.cli.option_files import chosen_options, is_given, is_resumed
 from tlcli.cli.progress import TerminalTalk
 from tlcli.cli.training_output import show_plan, show_training
@@ -30,6 +31,7 @@ def finetune(
     offline: o.OfflineOpt = ModelConfig.offline,
     mean: o.MeanOpt = ModelConfig.mean,
     std: o.StdOpt = ModelConfig.std,
+    input_size: o.InputSizeOpt = ModelConfig.input_size,
     head: o.HeadOpt = FreezingConfig.head,
     init_head: o.InitHeadOpt = FreezingConfig.init_head,
     unfreeze: o.UnfreezeOpt = FreezingConfig.unfreeze,
@@ -44,12 +46,24 @@ def finetune(
     lr_schedule: o.LrScheduleOpt = TrainConfig.lr_schedule,
     warmup_epochs: o.WarmupEpochsOpt = TrainConfig.warmup_epochs,
     weight_decay: o.WeightDecayOpt = TrainConfig.weight_decay,
-    augment: o.AugmentOpt = TrainConfig.augment,
+    augment: t.TrainAugmentOpt = TrainConfig.augment,
+    crop_scale: t.CropScaleOpt = TrainConfig.crop_scale,
+    color_jitter: t.ColorJitterOpt = TrainConfig.color_jitter,
+    random_erasing: t.RandomErasingOpt = TrainConfig.random_erasing,
+    mixup: t.MixupOpt = TrainConfig.mixup,
+    cutmix: t.CutmixOpt = TrainConfig.cutmix,
+    drop_path: t.DropPathOpt = TrainConfig.drop_path,
+    head_dropout: t.HeadDropoutOpt = TrainConfig.head_dropout,
+    class_weights: t.ClassWeightsOpt = TrainConfig.class_weights,
+    sampler: t.SamplerOpt = TrainConfig.sampler,
+    loss: t.LossOpt = TrainConfig.loss,
+    focal_gamma: t.FocalGammaOpt = TrainConfig.focal_gamma,
     label_smoothing: o.LabelSmoothingOpt = TrainConfig.label_smoothing,
     ema: o.EmaOpt = TrainConfig.ema,
     clip_grad: o.ClipGradOpt = TrainConfig.clip_grad,
     grad_accum_steps: o.GradAccumOpt = TrainConfig.grad_accum_steps,
     patience: o.PatienceOpt = TrainConfig.patience,
+    max_time: t.MaxTimeOpt = TrainConfig.max_time,
     monitor: o.MonitorOpt = TrainConfig.monitor,
     seed: o.SeedOpt = TrainConfig.seed,
     device: o.DeviceOpt = RuntimeConfig.device,

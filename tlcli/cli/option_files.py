@@ -12,8 +12,9 @@ from tlcli.errors import ConfigError
 
 TALK_OPTIONS = ("json", "quiet", "verbose", "dry_run", "config")
 """How a command speaks; no part of any config."""
-_FREE_ON_RESUME = ("output", "overwrite", "resume", "device", "num_workers")
+_FREE_ON_RESUME = ("output", "overwrite", "resume", "device", "num_workers", "max_time")
 """May differ when a run goes on: they do not change what is computed."""
+_KEPT_UNLESS_GIVEN = ("device", "num_workers", "max_time")
 _PATHS = ("data", "weights", "init_head")
 """Options that a run keeps as absolute paths."""
 
@@ -120,7 +121,7 @@ def _merge(
     merged = dict(values)
     for key in values:
         if not is_given(ctx, key):
-            if key not in _FREE_ON_RESUME or key in ("device", "num_workers"):
+            if key not in _FREE_ON_RESUME or key in _KEPT_UNLESS_GIVEN:
                 merged[key] = saved.get(key)
         elif key not in _FREE_ON_RESUME and not _same(key, values[key], saved.get(key)):
             flag = f"--{key.replace('_', '-')}"

@@ -95,6 +95,15 @@ StdOpt = Annotated[
     str | None,
     option("--std", panel=MODEL, text="The same for their standard deviation."),
 ]
+InputSizeOpt = Annotated[
+    int | None,
+    option(
+        "--input-size",
+        panel=MODEL,
+        text="Side of the images in pixels, instead of that of the weights; position embeddings "
+        "are resampled.",
+    ),
+]
 OfflineOpt = Annotated[
     bool,
     option("--offline", panel=MODEL, text="Never open a socket; use what is on this machine."),

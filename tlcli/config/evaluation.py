@@ -22,6 +22,7 @@ class EvaluateConfig:
     offline: bool = False
     mean: str | None = None
     std: str | None = None
+    input_size: int | None = None
     data: str | None = None
     split: Split | None = None
     limit: int = 0
@@ -55,6 +56,7 @@ class EvaluateConfig:
             offline=self.offline,
             mean=self.mean,
             std=self.std,
+            input_size=self.input_size,
         )
 
     def _refuse_what_a_run_ignores(self) -> None:
@@ -64,6 +66,7 @@ class EvaluateConfig:
             "--offline": self.offline or None,
             "--mean": self.mean,
             "--std": self.std,
+            "--input-size": self.input_size,
             "--overwrite": self.overwrite or None,
         }
         if self.data is None:

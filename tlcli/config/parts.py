@@ -59,6 +59,12 @@ class ModelConfig(WeightsConfig):
     """Which network, from which weights."""
 
     model: str = "resnet50"
+    input_size: int | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        size = self.input_size
+        require(size is None or size >= 16, "--input-size", size, "16 pixels or more")
 
 
 def channel_values(text: str | None, *, option: str) -> tuple[float, ...] | None:

@@ -36,6 +36,8 @@ class ModelDescription:
     weights_sha256: str | None
     shape_tag: str | None
     """Published weights whose variant of the architecture was built."""
+    input_size: int | None = None
+    """Side of the images in pixels if the user chose it."""
     head: HeadSpec
     layers: tuple[str, ...] = ()
     """Stages whose outputs the head works on; none means it is the network's own head."""
@@ -78,7 +80,12 @@ def build_network(description: ModelDescription) -> tuple[nn.Module, tuple[Stage
     """
     name = parse_backbone_name(description.model)
     source = SOURCES[name.source]
-    network = source.build(name.architecture, tag=description.shape_tag, num_classes=None)
+    network = source.build(
+        name.architecture,
+        tag=description.shape_tag,
+        num_classes=None,
+        input_size=description.input_size,
+    )
     heads = source.head_names(network)
     stages = find_stages(network, head_names=heads)
     if description.has_own_head:

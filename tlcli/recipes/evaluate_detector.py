@@ -49,7 +49,7 @@ def evaluate_detector_run(
     folder: RunDirectory, config: EvaluateConfig, *, talk: Talk
 ) -> Evaluation:
     """Evaluate the detector of a run folder, on its own data or on other."""
-    _refuse_batches(config)
+    _refuse_classifier_options(config)
     record = folder.read_record()
     if record["status"] != "finished":
         talk.warn(f"This run is {record['status']}: its best epoch so far is evaluated.")
@@ -68,7 +68,7 @@ def evaluate_detector_run(
 
 def evaluate_detector(config: EvaluateConfig, *, talk: Talk) -> Evaluation:
     """Evaluate one of torchvision's detectors with the classes it was trained on."""
-    _refuse_batches(config)
+    _refuse_classifier_options(config)
     path = output_path(config)
     check_free(path, overwrite=config.overwrite)
     model = config.pretrained
@@ -113,11 +113,16 @@ def evaluate_detector(config: EvaluateConfig, *, talk: Talk) -> Evaluation:
     return Evaluation(report=report, folder=target, titles={})
 
 
-def _refuse_batches(config: EvaluateConfig) -> None:
+def _refuse_classifier_options(config: EvaluateConfig) -> None:
     if config.batch_size is not None:
         raise ConfigError(
             f"--batch-size {config.batch_size} has no effect on a detector, which looks at one "
             "image per thread: set --num-workers, or leave it."
+        )
+    if config.input_size is not None:
+        raise ConfigError(
+            f"--input-size {config.input_size} has no effect on a detector, which takes pictures "
+            "of any size: leave it."
         )
 
 

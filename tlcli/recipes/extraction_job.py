@@ -83,6 +83,7 @@ class ExtractionJob:
             weights=self.backbone.weights.tag,
             weights_sha256=self.backbone.weights.sha256,
             shape_tag=self.backbone.shape_tag,
+            input_size=self.backbone.input_size,
             head=HeadSpec(),
             classes=table.classes,
             class_titles=dict(table.class_titles),
@@ -122,10 +123,16 @@ def check_models(features: FeaturesConfig, models: Sequence[ModelConfig]) -> Non
     """
     for model in models:
         if len(models) > 1:
-            backbone = create_backbone(model.model, weights=model.weights, offline=model.offline)
+            backbone = create_backbone(
+                model.model,
+                weights=model.weights,
+                offline=model.offline,
+                input_size=model.input_size,
+            )
         elif features.layer is not None:
             name = parse_backbone_name(model.model)
-            backbone = build_untrained(name, weights=choose_weights(name, model.weights))
+            choice = choose_weights(name, model.weights)
+            backbone = build_untrained(name, weights=choice, input_size=model.input_size)
         else:
             continue
         if features.layer is not None:

@@ -101,9 +101,14 @@ def _planned_backbone(config: FinetuneConfig, choice: WeightsChoice, *, talk: Ta
     runtime.seed_step(0, 0)  # random weights are those of the run
     if choice.path or (_starts_from_head(config) and is_here):
         return create_backbone(
-            own.model, weights=own.weights, offline=True, mean=own.means, std=own.stds
+            own.model,
+            weights=own.weights,
+            offline=True,
+            mean=own.means,
+            std=own.stds,
+            input_size=own.input_size,
         )
-    untrained = build_untrained(name, weights=choice)
+    untrained = build_untrained(name, weights=choice, input_size=own.input_size)
     named = replace(untrained, weights=LoadedWeights(tag=choice.tag or NO_WEIGHTS))
     return with_pixels(named, mean=own.means, std=own.stds)
 

@@ -61,6 +61,7 @@ class Job:
             weights=self.backbone.weights.tag,
             weights_sha256=self.backbone.weights.sha256,
             shape_tag=self.backbone.shape_tag,
+            input_size=self.backbone.input_size,
             head=parse_head(self.config.freezing.head),
             classes=self.images.table.classes,
             class_titles=dict(self.images.table.class_titles),
@@ -166,6 +167,7 @@ def load_backbone(model: ModelConfig, *, talk: Talk) -> Backbone:
         offline=model.offline,
         mean=model.means,
         std=model.stds,
+        input_size=model.input_size,
     )
     origin = f" from {backbone.weights.path}" if backbone.weights.path else ""
     talk.note(f"Model: {backbone.name}, weights {backbone.weights.tag}{origin}.")
@@ -178,7 +180,9 @@ def _backbone_of(former: RunDirectory) -> Backbone:
     """Build the network of a run to go on with; its checkpoint brings the weights."""
     description = read_description(former.model_json_path)
     choice = WeightsChoice(kind="none", tag=description.shape_tag)
-    backbone = build_untrained(parse_backbone_name(description.model), weights=choice)
+    backbone = build_untrained(
+        parse_backbone_name(description.model), weights=choice, input_size=description.input_size
+    )
     return replace(backbone, preprocessing=description.preprocessing)
 
 
