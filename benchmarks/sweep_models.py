@@ -1,6 +1,6 @@
 """Try every classification model of torchvision and timm, and say which do not work and why.
 
-    python benchmarks/sweep_models.py [PATTERN] [--output sweep.csv] [--part i/n]
+    python benchmarks/sweep_models.py [PATTERN] [--families] [--output sweep.csv] [--part i/n]
 
 No weights and no memory are needed: networks live on the meta device of PyTorch, which knows shapes
 but no numbers; those that compute while they are built or used get a second look on the CPU.
@@ -18,34 +18,65 @@ Printed is how many of how many pass, and each that does not with the reason.
 import argparse
 import csv
 import fnmatch
+import math
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
 
+import timm
 import torch
 from torch import Tensor, nn
+from torchvision import models as zoo
 
-from tlcli.backbones.catalog import list_backbones, parse_backbone_name
+from tlcli.backbones.catalog import SOURCES, list_backbones, parse_backbone_name
 from tlcli.backbones.pretrained import WeightsChoice, build_untrained
 from tlcli.backbones.protocol import Backbone
 from tlcli.backbones.stages import Stage
 from tlcli.errors import TlcliError
 from tlcli.models.head import HeadSpec, replace_heads
 from tlcli.models.staged import StagedModel
+from tlcli.recipes.model_catalogue import ModelFilter, list_models
 
 CLASSES = 7
 UNSURE = ("build:", "forward:", "training:")
 """Problems that the meta device itself may have."""
+MOST_WORK = 60e6 * 320**2
+"""Parameters times pixels of the largest model that gets a second look."""
+
+
+def smallest_of_each_family() -> list[str]:
+    """Return the model with the fewest parameters of every Python module of both libraries."""
+    smallest: dict[str, tuple[float, str]] = {}
+    for entry in list_models(ModelFilter(pretrained_only=False)):
+        source, _, architecture = entry.name.partition("/")
+        builder = (
+            timm.models.model_entrypoint(architecture)
+            if source == "timm"
+            else zoo.get_model_builder(architecture)
+        )
+        size = math.inf if entry.parameters is None else entry.parameters
+        family = builder.__module__
+        smallest[family] = min((size, entry.name), smallest.get(family, (math.inf, entry.name)))
+    return sorted(name for _, name in smallest.values())
 
 
 def problems_of(name: str) -> list[str]:
     """Return what is wrong with a model, where it matters by a second look with real numbers."""
     found = list(look(name, device="meta"))
-    if any(problem.startswith(UNSURE) for problem in found):
+    if any(problem.startswith(UNSURE) for problem in found) and is_small(name):
         return list(look(name, device="cpu"))
     return found
+
+
+def is_small(name: str) -> bool:
+    """Say whether a laptop can train it on two images."""
+    parsed = parse_backbone_name(name)
+    source = SOURCES[parsed.source]
+    parameters = source.facts(parsed.architecture).parameters or math.inf
+    size = source.preprocessing(parsed.architecture, tag=None).input_size
+    return parameters * max(size) ** 2 <= MOST_WORK
 
 
 def look(name: str, *, device: str) -> Iterator[str]:
@@ -56,9 +87,9 @@ def look(name: str, *, device: str) -> Iterator[str]:
         yield f"build: {first_line(error)}"
         return
     yield from stage_problems(backbone)
-    replace_heads(
-        backbone.network, head_names=backbone.head_names, num_classes=CLASSES, spec=HeadSpec()
-    )
+    network, heads = backbone.network, backbone.head_names
+    with torch.device(device):
+        replace_heads(network, head_names=heads, num_classes=CLASSES, spec=HeadSpec())
     model = StagedModel(backbone.network, stages=backbone.stages)
     yield from freezing_problems(model)
     yield from training_problems(model, size=backbone.preprocessing.input_size)
@@ -164,12 +195,14 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     parser.add_argument("pattern", nargs="?", default="*")
+    parser.add_argument("--families", action="store_true", help="the smallest of each family only")
     parser.add_argument("--output", type=Path, help="CSV of all models and their problems")
     parser.add_argument("--part", default="0/1", help="i/n: every n-th model from the i-th on")
     args = parser.parse_args()
     warnings.filterwarnings("ignore")
     first, step = map(int, args.part.split("/"))
-    names = [name for name in list_backbones() if fnmatch.fnmatch(name, args.pattern)][first::step]
+    every = smallest_of_each_family() if args.families else list_backbones()
+    names = [name for name in every if fnmatch.fnmatch(name, args.pattern)][first::step]
     rows: list[tuple[str, str]] = []
     for name in names:
         found = problems_of(name)

@@ -36,11 +36,18 @@ from tlcli.errors import ConfigError
         (DataConfig, "limit", [-1], [0, 1]),
         (TrainConfig, "epochs", [0, -1], [1]),
         (TrainConfig, "batch_size", [0], [1]),
-        (TrainConfig, "lr", [0.0, -1.0], [1e-9, None]),
+        (TrainConfig, "lr", [0.0, -1.0], [1e-9, None, "auto"]),
         (TrainConfig, "backbone_lr", [0.0, -1.0], [1e-9, None]),
         (TrainConfig, "layer_decay", [0.0, 1.1], [0.01, 1.0]),
         (TrainConfig, "weight_decay", [-0.1], [0.0, None]),
         (TrainConfig, "label_smoothing", [-0.1, 1.0], [0.0, 0.99]),
+        (TrainConfig, "crop_scale", [0.0, 1.1, -0.5], [0.01, 1.0, None]),
+        (TrainConfig, "color_jitter", [-0.1, 1.1], [0.0, 1.0, None]),
+        (TrainConfig, "random_erasing", [-0.1, 1.1], [0.0, 1.0, None]),
+        (TrainConfig, "mixup", [-0.1], [0.0, 0.2, 3.0]),
+        (TrainConfig, "cutmix", [-0.1], [0.0, 1.0]),
+        (TrainConfig, "drop_path", [-0.1, 1.0], [0.0, 0.9, None]),
+        (TrainConfig, "head_dropout", [-0.1, 1.0], [0.0, 0.9, None]),
         (TrainConfig, "ema", [-0.1, 1.0], [0.0, 0.9999]),
         (TrainConfig, "clip_grad", [-1.0], [0.0]),
         (TrainConfig, "grad_accum_steps", [0], [1]),
@@ -105,11 +112,37 @@ def test_warmup__must_be_shorter_than_the_run(warmup: float, epochs: int) -> Non
 
 
 @pytest.mark.parametrize(
+    ("text", "seconds"),
+    [
+        ("90s", 90),
+        ("30m", 1800),
+        ("2h", 7200),
+        ("1h30m", 5400),
+        ("1h1m1s", 3661),
+        ("0.5s", 0.5),
+        ("1.5h", 5400),
+        (None, None),
+    ],
+)
+@pytest.mark.parametrize("config", [TrainConfig, BoxTrainConfig])
+def test_max_time__is_read(config: Any, text: str | None, seconds: float | None) -> None:
+    assert config(max_time=text).max_seconds == seconds
+
+
+@pytest.mark.parametrize("text", ["", "0s", "90", "1d", "m", "-5m", "5m2h", "1e3s", "10 m", "nan"])
+@pytest.mark.parametrize("config", [TrainConfig, BoxTrainConfig])
+def test_max_time__that_is_no_duration(config: Any, text: str) -> None:
+    with pytest.raises(ConfigError, match=rf"^--max-time '{text}' is no duration: write 90s, 30m"):
+        config(max_time=text)
+
+
+@pytest.mark.parametrize(
     ("options", "head", "last"),
     [
         ({}, 1e-3, 1e-4),
         ({"opt": "sgd"}, 1e-2, 1e-3),
         ({"lr": 0.5}, 0.5, 0.05),
+        ({"lr": "auto"}, 1e-3, 1e-4),
         ({"lr": 0.5, "backbone_lr": 0.25}, 0.5, 0.25),
         ({"backbone_lr": 0.25}, 1e-3, 0.25),
     ],
@@ -200,6 +233,17 @@ def test_weight_decay__where_none_is_given(options: dict[str, Any], expected: fl
             lambda: FreezingConfig(init_head="run", head="mlp:8"),
             "--init-head brings a linear head, --head mlp:8 asks for another",
         ),
+        (
+            lambda: TrainConfig(class_weights="balanced", sampler="balanced"),
+            "--class-weights balanced and --sampler balanced would both make up",
+        ),
+        (lambda: TrainConfig(focal_gamma=1.0), "--focal-gamma 1 has no effect without --loss"),
+        (
+            lambda: TrainConfig(loss="focal", label_smoothing=0.1),
+            "--label-smoothing 0.1 and --loss focal exclude each other",
+        ),
+        (lambda: TrainConfig(mixup=0.2, batch_size=1), "--mixup mixes images of a batch"),
+        (lambda: TrainConfig(cutmix=1.0, batch_size=1), "--cutmix mixes images of a batch"),
         (lambda: FeaturesConfig(pool="avg"), "--pool avg works on --layer"),
         (lambda: FeaturesConfig(views=2, augment="none"), "--views needs --augment flip, light"),
         (lambda: FeaturesConfig(augment="flip"), "--augment flip has no effect without --views"),
@@ -256,6 +300,21 @@ def test_evaluate__refuses_what_a_run_would_ignore(
             EvaluateConfig(run="r", data="d", **options)
 
 
+@pytest.mark.parametrize(
+    "text", ["", "1", "0/3", "4/3", "1/1", "1/0", "a/b", "-1/3", "1/3/5", "½/2"]
+)
+def test_data_config__fold_is_not_understood(text: str) -> None:
+    with pytest.raises(ConfigError, match=r"--fold '.*' is not understood: write 1/5, 2/5 up to"):
+        DataConfig(fold=text)
+
+
+def test_data_config__fold() -> None:
+    assert DataConfig(fold="3/10").fold_of == (3, 10)
+    assert DataConfig().fold_of is None
+    with pytest.raises(ConfigError, match=r"--val-split 0\.1 has no effect with --fold 1/5"):
+        DataConfig(fold="1/5", val_split=0.1)
+
+
 def test_configs__are_frozen() -> None:
     with pytest.raises(dataclasses.FrozenInstanceError):
         TrainConfig().epochs = 3  # type: ignore[misc]
@@ -287,8 +346,9 @@ def test_from_options__of_a_detector() -> None:
         train=BoxTrainConfig(lr=0.1),
     )
     assert DetectFinetuneConfig.from_options(options_of(config)) == config
-    with pytest.raises(TypeError, match="no option of DetectFinetuneConfig: label_smoothing"):
-        DetectFinetuneConfig.from_options({"label_smoothing": 0.1})
+    for name, value in {"label_smoothing": 0.1, "mixup": 0.2, "crop_scale": 0.5}.items():
+        with pytest.raises(TypeError, match=f"no option of DetectFinetuneConfig: {name}"):
+            DetectFinetuneConfig.from_options({name: value})
 
 
 def test_from_options__of_an_extraction() -> None:

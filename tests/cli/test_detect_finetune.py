@@ -42,7 +42,7 @@ def test_detect_finetune__run_evaluate_and_resume(tlcli: Invoke, boxes: Path) ->
     assert "0 changed. Time: " in lines[-3]
     assert any(line.split()[:1] == ["map"] for line in lines)
     assert "\x1b" not in result.stdout
-    assert "Model: fcos on timm/test_resnet, 64 px, weights none." in result.stderr
+    assert "Model: fcos on timm/test_resnet, 64 px, strides 8,16,32, weights none." in result.stderr
     assert "1/1" in result.stderr
     assert "using" not in result.stderr
 

@@ -143,3 +143,46 @@ def test_finetune__without_any_option_works_word_for_word(tlcli: Invoke, tmp_pat
 
     assert result.exit_code == 0, result.stderr
     assert (tmp_path / "runs" / "finetune-resnet50-digits" / "model.safetensors").is_file()
+
+
+def test_finetune__lr_is_a_number_or_a_word(tlcli: Invoke, photos: Path, tmp_path: Path) -> None:
+    words = ("finetune", "-d", photos, *SMALL, "--unfreeze", "head")
+
+    result = tlcli(*words, "--lr", "fast", "-o", "run")
+    assert result.exit_code == 2
+    assert "'fast' is neither a number nor 'auto'" in result.stderr
+
+    (tmp_path / "auto.toml").write_text('lr = "auto"')
+    result = tlcli(*words, "--config", "auto.toml", "-o", "run")
+    assert result.exit_code == 0, result.stderr
+    assert "--lr auto: " in result.stderr
+
+    (tmp_path / "bad.toml").write_text('lr = "fast"')
+    result = tlcli(*words, "--config", "bad.toml", "-o", "other")
+    assert "'lr' must be a number or 'auto', not 'fast'" in result.stderr
+
+
+def test_finetune__lr_auto_goes_on_with_what_was_found(tlcli: Invoke, photos: Path) -> None:
+    words = ("finetune", "-d", photos, *SMALL, "--unfreeze", "head")
+    assert tlcli(*words, "--lr", "auto", "-o", "run").exit_code == 0
+    assert tlcli(*words, "-o", "plain").exit_code == 0
+
+    again = tlcli(*words, "--lr", "auto", "-o", "run", "--resume")
+    other = tlcli(*words, "--lr", "auto", "-o", "plain", "--resume")
+
+    assert (again.exit_code, other.exit_code) == (0, 2)
+    assert "is finished; there is nothing to go on with" in again.stderr
+    assert "--lr auto differs from the run's own 0.001" in other.stderr
+
+
+def test_finetune__max_time_may_grow_on_resume(tlcli: Invoke, photos: Path) -> None:
+    words = ("finetune", "-d", photos, *SMALL, "--unfreeze", "head", "-o", "run")
+    short = tlcli(*words, "--max-time", "0.000001s")
+
+    same = tlcli(*words, "--resume")
+    more = tlcli(*words, "--resume", "--max-time", "1h")
+
+    assert "The time is up (--max-time) after 0 epochs and 1 steps." in short.stderr
+    assert "stopped after its --max-time 0.000001s: give it more to go on" in same.stderr
+    assert "Going on after 0 epochs and 1 steps of the next." in more.stderr
+    assert (short.exit_code, same.exit_code, more.exit_code) == (0, 0, 0)

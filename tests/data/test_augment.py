@@ -1,5 +1,6 @@
 import itertools
 import random
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -8,15 +9,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 from scipy import stats
-from torchvision.transforms import RandomResizedCrop
+from torchvision.transforms import RandomErasing, RandomResizedCrop
 from torchvision.transforms import functional as F
 
+from tlcli.config import Augment
 from tlcli.data.augment import (
+    AUGMENTATIONS,
+    Augmentation,
+    AugmentLevel,
+    erase_part,
     jitter_colours,
     random_crop_box,
     train_transform,
     view_generator,
 )
+from tlcli.data.auto_augment import POLICIES
 from tlcli.data.preprocessing import Preprocessing
 from tlcli.data.transforms import eval_transform
 from tlcli.errors import ConfigError
@@ -29,7 +36,7 @@ P = Preprocessing(
     std=(0.5,) * 3,
 )
 IMAGE = Image.fromarray(np.random.default_rng(0).integers(0, 256, (50, 70, 3), dtype=np.uint8))
-LEVELS = ["none", "flip", "light", "medium"]
+LEVELS = list(AUGMENTATIONS)
 
 
 def generator(view: int = 0, seed: int = 0, content_key: int = 7) -> np.random.Generator:
@@ -100,7 +107,10 @@ def test_train_transform__flip_is_the_view_or_its_mirror() -> None:
     assert 70 < mirrored < 130
 
 
-@pytest.mark.parametrize(("level", "smallest"), [("light", 0.5), ("medium", 0.25)])
+@pytest.mark.parametrize(
+    ("level", "smallest"),
+    [("light", 0.5), ("medium", 0.25), ("randaugment", 0.25), ("trivialaugment", 0.25)],
+)
 def test_train_transform__crop_is_the_models_resize_of_the_drawn_box(
     level: str, smallest: float
 ) -> None:
@@ -113,6 +123,8 @@ def test_train_transform__crop_is_the_models_resize_of_the_drawn_box(
             expected = F.hflip(expected)
         if level == "medium":
             expected = jitter_colours(expected, rng, strength=0.3)
+        if level in POLICIES:
+            expected = POLICIES[level](expected, rng)
         found = train_transform(P, level=level)(IMAGE, generator(view))
         assert torch.equal(found, F.pil_to_tensor(expected))
         boxes.add(box)
@@ -200,3 +212,79 @@ def test_jitter_colours__factors_reach_their_range() -> None:
 def test_train_transform__unknown_names() -> None:
     with pytest.raises(ConfigError, match="Unknown augmentation 'heavy'; use none, flip, light"):
         train_transform(P, level="heavy")
+
+
+def test_levels__are_those_of_the_config() -> None:
+    assert get_args(Augment) == get_args(AugmentLevel) == tuple(AUGMENTATIONS)
+
+
+@pytest.mark.parametrize(
+    ("level", "strengths", "expected"),
+    [
+        ("none", {"crop_scale": 0.3}, Augmentation(smallest_crop=0.3)),
+        ("none", {"color_jitter": 0.2}, Augmentation(jitter=0.2)),
+        (
+            "light",
+            {"random_erasing": 0.5},
+            Augmentation(flips=True, smallest_crop=0.5, erasing=0.5),
+        ),
+        (
+            "strong",
+            {"crop_scale": 1.0, "color_jitter": 0.0, "random_erasing": 0.0},
+            Augmentation(flips=True, smallest_crop=1.0),
+        ),
+        ("medium", {}, Augmentation(flips=True, smallest_crop=0.25, jitter=0.3)),
+    ],
+    ids=str,
+)
+def test_train_transform__single_strengths_replace_those_of_the_level(
+    level: AugmentLevel, strengths: dict[str, float], expected: Augmentation
+) -> None:
+    assert train_transform(P, level=level, **strengths).augmentation == expected
+
+
+def test_train_transform__strong_jitters_and_then_erases() -> None:
+    erased = 0
+    for view in range(40):
+        rng = generator(view)
+        box = random_crop_box((50, 70), rng, scale=(0.08, 1), ratio=(3 / 4, 4 / 3))
+        picture = F.resized_crop(IMAGE, *box, [24, 32], F.InterpolationMode.BICUBIC)
+        picture = F.hflip(picture) if rng.random() < 0.5 else picture
+        expected = F.pil_to_tensor(jitter_colours(picture, rng, strength=0.4))
+        if rng.random() < 0.25:
+            erased += 1
+            expected = erase_part(expected, rng, colour=P.mean)
+        found = train_transform(P, level="strong")(IMAGE, generator(view))
+        assert torch.equal(found, expected)
+    assert 3 <= erased <= 20
+
+
+def erased_boxes(views: int) -> np.ndarray:
+    """Erase white images and read off row, column, height and width of what became gray."""
+    white = torch.full((3, 60, 90), 255, dtype=torch.uint8)
+    found = []
+    for view in range(views):
+        image = erase_part(white, generator(view), colour=(0.2, 0.4, 0.6))
+        rows, columns = torch.nonzero(image[0] != 255, as_tuple=True)
+        height, width = int(rows.max() - rows.min()) + 1, int(columns.max() - columns.min()) + 1
+        assert len(rows) == height * width  # a full rectangle
+        assert image[:, rows[0], columns[0]].tolist() == [51, 102, 153]
+        found.append((int(rows.min()), int(columns.min()), height, width))
+    assert torch.equal(white, torch.full_like(white, 255))
+    return np.array(found)
+
+
+def test_erase_part__has_torchvisions_law() -> None:
+    ours = erased_boxes(1500)
+    torch.manual_seed(0)
+    blank = torch.zeros(3, 60, 90)
+    theirs = np.array(
+        [RandomErasing.get_params(blank, (0.02, 0.33), (0.3, 3.3), [0.0])[:4] for _ in range(1500)]
+    )
+    for column in range(4):
+        assert stats.ks_2samp(ours[:, column], theirs[:, column]).pvalue > 0.001
+
+
+def test_erase_part__picture_of_one_row_is_left_alone() -> None:
+    pixels = torch.full((3, 1, 50), 9, dtype=torch.uint8)
+    assert torch.equal(erase_part(pixels, generator(), colour=(0.5,) * 3), pixels)

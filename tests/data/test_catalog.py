@@ -3,7 +3,8 @@ from pathlib import Path
 import pytest
 
 from tlcli.data.catalog import load_table
-from tlcli.errors import DataError
+from tlcli.data.csv_table import TableColumns
+from tlcli.errors import ConfigError, DataError
 
 
 def test_load_table__sample_digits() -> None:
@@ -44,7 +45,7 @@ def test_load_table__kaggle(shared_data: Path) -> None:
         ("sample:digit", r"No sample data called 'sample:digit'\. Did you mean sample:digits\?"),
         ("sample:zzz", r"called 'sample:zzz'\. There is sample:digits"),
         ("no/such/place", r"no data at 'no/such/place'\. --data understands a folder of class"),
-        ("torchvision:Flowers102", r"no data at 'torchvision:Flowers102'\. --data understands"),
+        ("torchvision:Flower102", r"'torchvision:Flower102'\. Did you mean torchvision:Flowers102"),
     ],
 )
 def test_load_table__nothing_there(spec: str, message: str) -> None:
@@ -72,3 +73,18 @@ def test_load_table__unsupported_file(tmp_path: Path) -> None:
     (tmp_path / "set.zip").touch()
     with pytest.raises(DataError, match=r"set\.zip is a file of no kind understood here"):
         load_table(str(tmp_path / "set.zip"))
+
+
+@pytest.mark.parametrize("spec", ["sample:digits", "torchvision:MNIST", "."])
+def test_load_table__columns_need_a_table(
+    spec: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match=f"--label-column has no effect on {spec}: only tables"):
+        load_table(spec, columns=TableColumns(label="x"))
+
+
+def test_load_table__columns_reach_the_table(tmp_path: Path, write_images) -> None:
+    write_images(tmp_path, ["1.png", "2.png"])
+    (tmp_path / "t.csv").write_text("path,kind\n1.png,x\n2.png,y\n")
+    assert load_table(f"{tmp_path}/t.csv", columns=TableColumns(label="kind")).classes == ("x", "y")

@@ -3,7 +3,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from tlcli.data.csv_table import read_csv_table
+from tlcli.data.csv_table import TableColumns, read_csv_table
 from tlcli.errors import DataError
 
 
@@ -79,7 +79,7 @@ def test_read_csv_table__parquet_with_numbers_and_gaps(folder: Path) -> None:
     ("text", "message"),
     [
         ("file,label\nimg/0.png,a\n", r"no column 'path'; .* it has 'file', 'label'"),
-        ("img/0.png,a\nimg/1.png,b\n", r"no column 'path', 'label'; its first line must name"),
+        ("img/0.png,a\nimg/1.png,b\n", r"no column 'path'; its first line must name"),
         ("", r"Cannot read .*table\.csv as a table: No columns"),
         ("path,label\nimg/0.png,a\nimg/1.png,b,c,d\n", r"Cannot read .* as a table: .*line 3"),
         ("path,label\nimg/0.png,a\nimg/1.png,\n", "1 rows with an empty label.*data row 2"),
@@ -124,3 +124,80 @@ def test_read_csv_table__repeated_rows_and_other_columns_are_told(folder: Path) 
         "table.csv: the columns 'width' are not used.",
         "table.csv: 1 rows repeat another row and count once.",
     )
+
+
+def test_read_csv_table__columns_by_name(folder: Path) -> None:
+    text = (
+        "path,file,species,label,part,patient\n"
+        "x,img/0.png,ant,1,train,p1\n"
+        "y,img/1.png,bee,2,validation,p2\n"
+        "z,img/2.png,bee,1,train,p1\n"
+    )
+    columns = TableColumns(path="file", label="species", split="part", group="patient")
+    table = read_csv_table(write(folder, text), columns=columns)
+    assert table.items.values.tolist() == [
+        ["img/0.png", "ant", "train", "p1"],
+        ["img/2.png", "bee", "train", "p1"],
+        ["img/1.png", "bee", "val", "p2"],
+    ]
+    assert table.remarks[0] == "table.csv: the columns 'path', 'label' are not used."
+
+
+def test_read_csv_table__a_claimed_column_is_nothing_else(folder: Path) -> None:
+    text = "path,split,label\nimg/0.png,a,x\nimg/1.png,b,x\n"
+    table = read_csv_table(write(folder, text), columns=TableColumns(label="split"))
+    assert table.classes == ("a", "b")
+    assert table.splits == ("unsplit",)
+
+
+def test_read_csv_table__columns_of_tsv_and_parquet(folder: Path) -> None:
+    text = "my file\tmy class\nimg/0.png\ta\nimg/1.png\tb\n"
+    columns = TableColumns(path="my file", label="my class")
+    expected = read_csv_table(write(folder, text, "t.tsv"), columns=columns).items
+    pd.read_csv(folder / "t.tsv", sep="\t").to_parquet(folder / "t.parquet")
+    assert read_csv_table(folder / "t.parquet", columns=columns).items.equals(expected)
+
+
+@pytest.mark.parametrize("mark", ["", "\ufeff"])
+def test_read_csv_table__semicolons(folder: Path, mark: str) -> None:
+    text = f'{mark}path;label;split\nimg/0.png;a, b;train\nimg/1.png;"c;d";train\n'
+    table = read_csv_table(write(folder, text))
+    assert table.classes == ("a, b", "c;d")
+    assert table.splits == ("train",)
+
+
+def test_read_csv_table__semicolon_in_a_name_is_no_separator(folder: Path) -> None:
+    table = read_csv_table(write(folder, "path,label,a;b\nimg/0.png,x;y,1\nimg/1.png,z,2\n"))
+    assert table.classes == ("x;y", "z")
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        (
+            {"label": "specie"},
+            r"--label-column 'specie' is no column of .*, it has 'path', 'label', 'species', 'a',"
+            r" 'b'\. Did you mean 'species'\?",
+        ),
+        ({"group": "zzz"}, r"--group-column 'zzz' is no column of .* 'b'\.$"),
+        (
+            {"label": "a, b"},
+            "--label-column names 2 columns of .*, 'a', 'b'; one is needed: every image has one",
+        ),
+        ({"label": "path"}, "--label-column 'path' is the path of .* too"),
+        ({"label": "a", "group": "a"}, "--(label|group)-column 'a' is the (label|group) of"),
+    ],
+)
+def test_read_csv_table__refuses_columns(
+    folder: Path, columns: dict[str, str], message: str
+) -> None:
+    path = write(folder, "path,label,species,a,b\nimg/0.png,x,1,0,1\nimg/1.png,y,2,1,0\n")
+    with pytest.raises(DataError, match=message):
+        read_csv_table(path, columns=TableColumns(**columns))
+
+
+def test_read_csv_table__multi_hot_columns_are_told(folder: Path) -> None:
+    path = write(folder, "path,cat,dog,width\nimg/0.png,1,1,8\nimg/1.png,0,1,9\n")
+    message = r"no column 'label', but 2 columns of 0 and 1: 'cat', 'dog'\. If those are classes"
+    with pytest.raises(DataError, match=message):
+        read_csv_table(path)

@@ -1,4 +1,5 @@
 import itertools
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,8 +10,10 @@ from torchvision.transforms import v2
 from toy import image_batch, tiny_model
 
 from tlcli.data.preprocessing import Preprocessing
+from tlcli.engine.class_losses import cross_entropy, focal_loss
 from tlcli.engine.classification import ClassificationTask, outputs_of
 from tlcli.engine.loop import evaluate
+from tlcli.engine.mixing import MixedBatch, Mixture
 from tlcli.engine.runtime import Runtime
 from tlcli.models.staged import StagedModel
 
@@ -25,12 +28,10 @@ PREPROCESSING = Preprocessing(
 
 
 def task_for(
-    model: StagedModel, *, label_smoothing: float = 0.0, amp_dtype: torch.dtype | None = None
+    model: StagedModel, *, amp_dtype: torch.dtype | None = None, **loss: Any
 ) -> ClassificationTask:
     runtime = Runtime(device=torch.device("cpu"), amp_dtype=amp_dtype, channels_last=False, seed=0)
-    return ClassificationTask(
-        model, preprocessing=PREPROCESSING, runtime=runtime, label_smoothing=label_smoothing
-    )
+    return ClassificationTask(model, preprocessing=PREPROCESSING, runtime=runtime, **loss)
 
 
 def logits_by_torchvision(model: StagedModel, images: torch.Tensor) -> torch.Tensor:
@@ -75,6 +76,58 @@ def test_losses__are_smoothed_cross_entropy(label_smoothing: float) -> None:
 
     assert list(losses) == ["loss_cls"]
     torch.testing.assert_close(losses["loss_cls"], -(wanted * log_probs).sum(dim=1).mean())
+
+
+@pytest.mark.parametrize("loss", ["cross-entropy", "focal"])
+@pytest.mark.parametrize("weights", [None, torch.tensor([3.0, 0.5, 1.0])], ids=["plain", "rare"])
+@pytest.mark.parametrize(
+    "mixture", [None, Mixture(share=0.3), Mixture(share=0.5, box=(0, 0, 6, 12))]
+)
+def test_losses__of_mixed_and_weighted_images(
+    loss: Any, weights: torch.Tensor | None, mixture: Mixture | None
+) -> None:
+    model = tiny_model().eval()
+    batch = image_batch(range(5))
+    task = task_for(model, loss=loss, focal_gamma=1.5, class_weights=weights)
+    images, targets = batch.images, batch.targets
+    before = images.clone()
+    mixed: Any = batch if mixture is None else MixedBatch(*batch, mixture)
+
+    found = task.losses(mixed)["loss_cls"]
+
+    own = F.one_hot(targets, 3).float()
+    prepare = v2.Compose(
+        [v2.ToDtype(torch.float32, scale=True), v2.Normalize(PREPROCESSING.mean, PREPROCESSING.std)]
+    )
+    inputs = prepare(images)
+    if mixture is not None:
+        own = mixture.share * own + (1 - mixture.share) * own.roll(1, 0)
+        other, inputs = inputs.roll(1, 0), inputs.clone()
+        if mixture.box is None:
+            inputs = mixture.share * inputs + (1 - mixture.share) * other
+        else:
+            inputs[..., :6] = other[..., :6]
+    logits = model(inputs)
+    expected = (
+        focal_loss(logits, own, gamma=1.5, weights=weights)
+        if loss == "focal"
+        else cross_entropy(logits, own, label_smoothing=0.0, weights=weights)
+    )
+    torch.testing.assert_close(found, expected)
+    assert torch.equal(images, before)
+
+
+def test_compute__is_cross_entropy_whatever_is_trained_on() -> None:
+    model = tiny_model().eval()
+    batches = [image_batch(range(5))]
+    plain, other = (
+        evaluate(model, batches, evaluator=task.evaluator()).compute()
+        for task in (
+            task_for(model),
+            task_for(model, loss="focal", class_weights=torch.tensor([9.0, 1.0, 0.1])),
+        )
+    )
+    assert plain == other
 
 
 def test_predictions__are_row_by_row_whatever_the_order_of_batches() -> None:

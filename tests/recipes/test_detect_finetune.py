@@ -441,6 +441,23 @@ def same_tensor(one: torch.Tensor, other: torch.Tensor) -> bool:
     return one.shape == other.shape and torch.equal(one, other)
 
 
+def test_run__weights_of_a_run_bring_their_model(run: Path, tmp_path: Path, data: Path) -> None:
+    _, talk = detect(
+        tmp_path / "next",
+        data=data,
+        weights=run,
+        model=None,
+        backbone=None,
+        unfreeze="head",
+        epochs=1,
+        limit=3,
+    )
+
+    assert f"No --model given: using fcos on timm/test_resnet, as {run} does." in talk.notes
+    config = record_of(tmp_path / "next")["config"]
+    assert (config["model"], config["backbone"]) == ("fcos", "timm/test_resnet")
+
+
 def test_run__weights_of_a_run_for_the_same_classes_keep_the_head(
     tmp_path: Path, run: Path, data: Path
 ) -> None:
@@ -512,6 +529,12 @@ def test_run__loss_that_is_not_finite_names_the_files(tmp_path: Path, data: Path
             "No detector is called 'fasterrcn'.*'fasterrcnn'",
         ),
         ({"backbone": "timm/no_such"}, ModelError, "no_such"),
+        (
+            {"model": "resnet50", "backbone": None},
+            ModelError,
+            "is a backbone: --model fasterrcnn --backbone resnet50",
+        ),
+        ({"weights": "/tmp"}, WeightsError, "--weights /tmp is a folder without a model.json"),
         ({"unfreeze": "layer9"}, ConfigError, "'layer9' matches no stage .* Did you mean 'layer"),
         ({"schedule": "0:head,5:layer4"}, ConfigError, r"must be below --epochs \(1\)"),
         ({"weights": "imagenet"}, WeightsError, "--weights 'imagenet' is no weight tag"),
@@ -558,7 +581,7 @@ def test_run__nothing_found_in_any_epoch_is_told(tmp_path: Path, data: Path) -> 
     _, talk = detect(tmp_path / "run", data=data, unfreeze="head", lr=1e-9, limit=2, **FAST)
 
     assert record_of(tmp_path / "run")["best"]["value"] == 0
-    assert any(w.startswith("val map is 0 in every epoch: no box") for w in talk.warnings)
+    assert any(w.startswith("val map is 0 in every epoch: no detection") for w in talk.warnings)
 
 
 def test_run__config_keeps_the_tag_of_the_backbone(tmp_path: Path, data: Path) -> None:

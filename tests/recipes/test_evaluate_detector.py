@@ -107,8 +107,8 @@ def test_evaluate__class_that_the_model_does_not_know(
 
     with pytest.raises(
         DataError,
-        match=r"^1 of 2 classes of the data are unknown to the model: 'aardvark'\. The model's 3 "
-        "classes begin with 'bee', 'ant', 'cat'",
+        match=r"^1 of the 2 classes with boxes are unknown to the model: 'aardvark'\. It knows "
+        "'bee', 'ant', 'cat'",
     ) as caught:
         evaluate(run=run, data=data)
     assert caught.value.exit_code == 3
@@ -196,8 +196,17 @@ def test_evaluate__a_class_without_boxes_need_not_be_known(
     assert evaluation.report.num_images == 3
     document["annotations"][0]["category_id"] = 99
     text.write_text(json.dumps(document))
-    with pytest.raises(DataError, match=r"1 of 4 classes .* unknown to the model: 'unicorn'"):
+    with pytest.raises(DataError, match=r"1 of the \d classes .* unknown to the model: 'unicorn'"):
         evaluate(run=run, data=data)
+
+
+def test_evaluate__part_without_boxes_is_told(trained: tuple[Path, Path], tmp_path: Path) -> None:
+    data = make_box_folder(tmp_path / "data", counts={"val": 2, "test": 1}, empty=("test/0",))
+
+    with pytest.raises(DataError, match=r"The test part of .*data has no boxes"):
+        evaluate(run=trained[0], data=data)
+    evaluation, _ = evaluate(run=trained[0], data=data, split="val")
+    assert evaluation.report.num_images == 2
 
 
 def test_evaluate__bad_images_and_boxes_of_other_data(
@@ -229,6 +238,7 @@ def test_evaluate__bad_images_and_boxes_of_other_data(
     [
         ({"split": "all"}, ConfigError, "--split all would mix images trained on"),
         ({"limit": 3}, ConfigError, "--limit has no effect on a run folder and its data"),
+        ({"limit": 0}, ConfigError, "--limit has no effect on a run folder and its data"),
         ({"mean": "0.5"}, ConfigError, "--mean has no effect on a run folder"),
         ({"on_bad_box": "drop"}, ConfigError, "--on-bad-box has no effect on a run folder"),
         ({"batch_size": 8}, ConfigError, "--batch-size 8 has no effect on a detector"),

@@ -303,7 +303,7 @@ def test_run__renamed_image_is_not_computed_again(tmp_path: Path) -> None:
         ({"layer": "layer4"}, r'layers is \["embedding"\] there and \["layer4"\] here'),
         ({"seed": 1}, 'weights is "[0-9a-f]{64}" there and'),  # random weights
         ({"model": "timm/test_vit"}, 'model is "timm/test_resnet" there and "timm/test_vit" here'),
-        ({"fold": False}, 'batch_norms is "folded" there and "apart" here'),
+        ({"fold_norm": False}, 'batch_norms is "folded" there and "apart" here'),
     ],
     ids=str,
 )

@@ -6,6 +6,7 @@ import torch
 from toy import CollectedTalk, make_image_folder, make_split_folders
 
 from tlcli.config import DataConfig
+from tlcli.data.augment import AugmentLevel, TrainTransform, train_transform
 from tlcli.data.catalog import load_table
 from tlcli.data.loaders import ImageBatch
 from tlcli.data.preprocessing import Preprocessing
@@ -45,6 +46,10 @@ def reader_of(data: Path, *, batch_size: int = 4) -> BatchReader:
     )
 
 
+def view_of(level: AugmentLevel) -> TrainTransform:
+    return train_transform(SMALL, level=level)
+
+
 def rows_of(steps: Iterator[list[ImageBatch]]) -> list[list[list[int]]]:
     return [[batch.indices.tolist() for batch in step] for step in steps]
 
@@ -77,7 +82,9 @@ def test_evaluation__every_row_once_in_order(data: Path) -> None:
 
 @pytest.mark.parametrize("grad_accum_steps", [1, 3])
 def test_training__goes_on_where_it_stopped(data: Path, grad_accum_steps: int) -> None:
-    count, steps = reader_of(data).training(augment="flip", grad_accum_steps=grad_accum_steps)
+    count, steps = reader_of(data).training(
+        transform=view_of("flip"), grad_accum_steps=grad_accum_steps
+    )
     whole = rows_of(iter(steps(2, 0)))
 
     assert len(whole) == count == -(-4 // grad_accum_steps)
@@ -87,7 +94,7 @@ def test_training__goes_on_where_it_stopped(data: Path, grad_accum_steps: int) -
 
 
 def test_training__epochs_have_their_own_order_and_views(data: Path) -> None:
-    _, steps = reader_of(data).training(augment="medium", grad_accum_steps=1)
+    _, steps = reader_of(data).training(transform=view_of("medium"), grad_accum_steps=1)
     first, again, second = (list(steps(epoch, 0)) for epoch in (0, 0, 1))
 
     assert rows_of(iter(first)) == rows_of(iter(again)) != rows_of(iter(second))
@@ -102,7 +109,7 @@ def test_training__epochs_have_their_own_order_and_views(data: Path) -> None:
 
 
 def test_training__single_image_left_over_joins_a_batch(data: Path) -> None:
-    _, steps = reader_of(data, batch_size=7).training(augment="none", grad_accum_steps=1)
+    _, steps = reader_of(data, batch_size=7).training(transform=view_of("none"), grad_accum_steps=1)
 
     assert [len(step[0].indices) for step in steps(0, 0)] == [7, 8]
 
@@ -127,7 +134,7 @@ def test_load_images__copies_in_one_split_are_told(data: Path) -> None:
     images = load_images(DataConfig(data=str(data)), seed=0, talk=talk)
 
     assert (images.copies, images.crossing_copies) == (1, 0)
-    assert "1 images are exact copies of others in the same split." in talk.warnings
+    assert "1 image is an exact copy of another in the same split." in talk.warnings
 
 
 def test_load_images__limit_leaves_the_kept_split_whole(data: Path) -> None:
@@ -141,6 +148,20 @@ def test_load_unsplit__makes_no_split(tmp_path: Path) -> None:
     data = make_image_folder(tmp_path / "photos", images_per_class=2)
 
     talk = CollectedTalk()
-    table = load_unsplit(str(data), limit=0, on_bad_image="fail", seed=0, talk=talk).table
+    table = load_unsplit(DataConfig(data=str(data)), seed=0, talk=talk).table
 
     assert {k: sum(v.values()) for k, v in table.counts().items()} == {"unsplit": 6}
+
+
+def test_training__balanced_shows_rare_classes_as_often(tmp_path: Path) -> None:
+    data = make_image_folder(tmp_path / "p" / "train", classes=("ant",), images_per_class=7)
+    make_image_folder(data, classes=("bee",), images_per_class=2)
+    make_image_folder(tmp_path / "p" / "val", classes=("ant", "bee"), images_per_class=1)
+    reader = reader_of(tmp_path / "p")
+
+    count, steps = reader.training(transform=view_of("light"), grad_accum_steps=1, is_balanced=True)
+
+    targets = [batch.targets for step in steps(3, 0) for batch in step]
+    assert count == len(targets) == 3
+    assert torch.bincount(torch.cat(targets)).tolist() == [5, 5]
+    assert rows_of(iter(steps(3, 1))) == rows_of(iter(steps(3, 0)))[1:]

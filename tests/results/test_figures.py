@@ -9,6 +9,7 @@ from tlcli.results.figures import (
     CurvePoint,
     draw_confusion_matrix,
     draw_few_shot_curve,
+    draw_lr_range,
     draw_penalty_path,
     draw_training_curves,
     merge_cells,
@@ -164,3 +165,18 @@ def test_few_shot_and_penalty_pictures__unwritable_folder_is_told(tmp_path: Path
         draw_few_shot_curve(path, points=points(0.5, half=0.1), split="val")
     with pytest.raises(MachineError, match="Cannot write"):
         draw_penalty_path(path, penalties=[1.0], top1=[0.5], loss=[1.0], name="C")
+
+
+@pytest.mark.parametrize("chosen", [1e-3, None])
+def test_draw_lr_range__marks_what_was_chosen(tmp_path: Path, chosen: float | None) -> None:
+    rates = [10.0**power for power in range(-6, 1)]
+    losses = [2.3, 2.3, 2.2, 1.5, 1.0, 3.0, 900.0]
+    path = tmp_path / "lr.png"
+
+    draw_lr_range(path, rates=rates, losses=losses, smoothed=losses, chosen=chosen)
+
+    with Image.open(path) as image:
+        pixels = np.asarray(image.convert("RGB")).astype(int)
+    is_red = (pixels[..., 0] > 200) & (pixels[..., 1] < 80)
+    assert drawn_size(path) > (600, 400)
+    assert is_red.any() == (chosen is not None)

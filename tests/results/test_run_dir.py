@@ -41,6 +41,9 @@ def test_create__takes_an_empty_folder(tmp_path: Path) -> None:
 
 
 def test_create__refuses_an_existing_run(run: RunDirectory) -> None:
+    with pytest.raises(ConfigError, match=r"already holds a run: replace it with --overwrite"):
+        RunDirectory.create(run.path, overwrite=False)
+    run.checkpoint_path.write_bytes(b"")
     with pytest.raises(ConfigError, match=r"already holds a run: .*--resume.*--overwrite"):
         RunDirectory.create(run.path, overwrite=False)
 
@@ -220,3 +223,7 @@ def test_default_run_path__first_free_number(tmp_path: Path) -> None:
     assert default_run_path(tmp_path, "digits") == tmp_path / "digits-3"
     with pytest.raises(ConfigError, match="is not a plain folder name"):
         default_run_path(tmp_path, "timm/resnet18")
+
+
+def test_default_run_path__is_one_word(tmp_path: Path) -> None:
+    assert default_run_path(tmp_path, "finetune my  photos") == tmp_path / "finetune-my-photos"

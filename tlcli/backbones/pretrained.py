@@ -245,7 +245,8 @@ def _download(name: BackboneName, tag: str, *, offline: bool) -> Path:
     here = ", ".join(available_here()) or "none"
     raise WeightsError(
         f"Weights '{tag}' of {name} are not to be had: {problem} "
-        f"Weights on this machine: {here}. Or use --weights FILE, or --weights none."
+        f"Weights on this machine: {here}. Or use --weights FILE; --weights none "
+        "trains from random ones."
     )
 
 

@@ -80,9 +80,8 @@ def detect_finetune(
     talk = TerminalTalk(quiet=quiet)
     if verbose:
         out.let_libraries_speak()
-    for option, value in (("data", chosen.data.data), ("model", chosen.model.model)):
-        if not is_given(ctx, option) and not is_resumed(ctx.params):
-            talk.note(f"No --{option} given: using {value}.")
+    if not is_given(ctx, "data") and not is_resumed(ctx.params):
+        talk.note(f"No --data given: using {chosen.data.data}.")
     from tlcli.recipes import detect_finetune as recipe  # torch is loaded only now
 
     if dry_run:

@@ -6,6 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from tlcli.cli import box_options as b
+from tlcli.cli import data_options as d
 from tlcli.cli import options as o
 from tlcli.cli import output as out
 from tlcli.cli.option_files import chosen_options
@@ -28,11 +29,15 @@ RunArg = Annotated[
 def evaluate(
     ctx: typer.Context,
     run: RunArg = EvaluateConfig.run,
-    data: o.DataOpt = EvaluateConfig.data,
+    data: o.EvaluationDataOpt = EvaluateConfig.data,
     split: o.SplitOpt = EvaluateConfig.split,
-    limit: o.LimitOpt = EvaluateConfig.limit,
+    limit: o.EvaluationLimitOpt = EvaluateConfig.limit,
     on_bad_image: o.OnBadImageOpt = EvaluateConfig.on_bad_image,
     on_bad_box: b.OnBadBoxOpt = EvaluateConfig.on_bad_box,
+    classes: d.ClassesOpt = EvaluateConfig.classes,
+    path_column: d.PathColumnOpt = EvaluateConfig.path_column,
+    label_column: d.LabelColumnOpt = EvaluateConfig.label_column,
+    split_column: d.SplitColumnOpt = EvaluateConfig.split_column,
     model: o.PretrainedModelOpt = EvaluateConfig.model,
     weights: o.GivenWeightsOpt = EvaluateConfig.weights,
     offline: o.OfflineOpt = EvaluateConfig.offline,

@@ -5,6 +5,7 @@ from typing import Any
 
 import typer
 
+from tlcli.cli import data_options as d
 from tlcli.cli import feature_options as f
 from tlcli.cli import options as o
 from tlcli.cli import output as out
@@ -36,6 +37,12 @@ def extract_features(
     test_split: o.TestSplitOpt = DataConfig.test_split,
     limit: o.LimitOpt = DataConfig.limit,
     on_bad_image: o.OnBadImageOpt = DataConfig.on_bad_image,
+    fold: d.KFoldOpt = DataConfig.fold,
+    classes: d.ClassesOpt = DataConfig.classes,
+    path_column: d.PathColumnOpt = DataConfig.path_column,
+    label_column: d.LabelColumnOpt = DataConfig.label_column,
+    split_column: d.SplitColumnOpt = DataConfig.split_column,
+    group_column: d.GroupColumnOpt = DataConfig.group_column,
     model: f.ModelsOpt = None,
     weights: f.ModelsWeightsOpt = ModelConfig.weights,
     offline: o.OfflineOpt = ModelConfig.offline,
@@ -48,7 +55,7 @@ def extract_features(
     views: f.ViewsOpt = FeaturesConfig.views,
     augment: o.AugmentOpt = FeaturesConfig.augment,
     batch_size: f.ExtractBatchOpt = FeaturesConfig.batch_size,
-    fold: f.FoldOpt = FeaturesConfig.fold,
+    fold_norm: f.FoldNormOpt = FeaturesConfig.fold_norm,
     verify: f.VerifyOpt = FeaturesConfig.verify,
     shard: f.ShardOpt = FeaturesConfig.shard,
     head: f.ProbeKindOpt = ProbeHeadConfig.head,

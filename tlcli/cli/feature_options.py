@@ -61,10 +61,11 @@ ExtractBatchOpt = Annotated[
         text="Images per forward pass; without it 8 on the CPU, 64 on a GPU.",
     ),
 ]
-FoldOpt = Annotated[
+FoldNormOpt = Annotated[
     bool,
     option(
-        "--fold/--no-fold",
+        "--fold-norm/--no-fold-norm",
+        " /--no-fold",
         panel=_FEATURES,
         text="Fold BatchNorm into convolutions: faster, the last digits differ.",
     ),

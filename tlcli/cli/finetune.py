@@ -2,6 +2,7 @@
 
 import typer
 
+from tlcli.cli import data_options as d
 from tlcli.cli import options as o
 from tlcli.cli import output as out
 from tlcli.cli import training_options as t
@@ -26,6 +27,12 @@ def finetune(
     test_split: o.TestSplitOpt = DataConfig.test_split,
     limit: o.LimitOpt = DataConfig.limit,
     on_bad_image: o.OnBadImageOpt = DataConfig.on_bad_image,
+    fold: d.KFoldOpt = DataConfig.fold,
+    classes: d.ClassesOpt = DataConfig.classes,
+    path_column: d.PathColumnOpt = DataConfig.path_column,
+    label_column: d.LabelColumnOpt = DataConfig.label_column,
+    split_column: d.SplitColumnOpt = DataConfig.split_column,
+    group_column: d.GroupColumnOpt = DataConfig.group_column,
     model: o.ModelOpt = None,
     weights: o.WeightsOpt = ModelConfig.weights,
     offline: o.OfflineOpt = ModelConfig.offline,
@@ -39,7 +46,7 @@ def finetune(
     freeze_norm: o.FreezeNormOpt = FreezingConfig.freeze_norm,
     epochs: o.EpochsOpt = TrainConfig.epochs,
     batch_size: o.BatchSizeOpt = TrainConfig.batch_size,
-    lr: o.LrOpt = TrainConfig.lr,
+    lr: t.LrOpt = TrainConfig.lr,
     backbone_lr: o.BackboneLrOpt = TrainConfig.backbone_lr,
     layer_decay: o.LayerDecayOpt = TrainConfig.layer_decay,
     opt: o.OptOpt = TrainConfig.opt,

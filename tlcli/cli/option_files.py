@@ -8,6 +8,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import typer
 
+from tlcli.data.data_spec import absolute_spec
 from tlcli.errors import ConfigError
 
 TALK_OPTIONS = ("json", "quiet", "verbose", "dry_run", "config")
@@ -15,8 +16,13 @@ TALK_OPTIONS = ("json", "quiet", "verbose", "dry_run", "config")
 _FREE_ON_RESUME = ("output", "overwrite", "resume", "device", "num_workers", "max_time")
 """May differ when a run goes on: they do not change what is computed."""
 _KEPT_UNLESS_GIVEN = ("device", "num_workers", "max_time")
-_PATHS = ("data", "weights", "init_head")
-"""Options that a run keeps as absolute paths."""
+_PATHS = ("weights", "init_head", "classes")
+"""Options that a run keeps as absolute paths, beside `data`."""
+
+_NUMBERS_OR_WORDS = {"lr": float | Literal["auto"] | None}
+"""Options whose function has no type, since Typer knows none for them."""
+_LR_RANGE = "lr_range.csv"
+"""What a run holds whose learning rate was found by `--lr auto`."""
 
 
 def use_config_file(ctx: typer.Context, value: str | None) -> str | None:
@@ -62,7 +68,11 @@ def _kinds_of_options(ctx: typer.Context) -> dict[str, Any]:
     """Return the types of a command's options, from the signature of its function."""
     hints = get_type_hints(ctx.command.callback)
     names = (str(parameter.name) for parameter in ctx.command.params)
-    return {name: hints[name] for name in names if name in hints and name not in TALK_OPTIONS}
+    return {
+        name: _NUMBERS_OR_WORDS[name] if hints[name] is Any else hints[name]
+        for name in names
+        if name in hints and name not in TALK_OPTIONS
+    }
 
 
 def _is_of_kind(value: object, kind: Any) -> bool:
@@ -77,9 +87,9 @@ def _is_of_kind(value: object, kind: Any) -> bool:
 def _in_words(kind: Any) -> str:
     parts = [part for part in get_args(kind) if part is not type(None)]
     if get_origin(kind) is Literal:
-        return f"one of {', '.join(map(repr, parts))}"
+        return f"one of {', '.join(map(repr, parts))}" if len(parts) > 1 else repr(parts[0])
     if parts:
-        return _in_words(parts[0])
+        return " or ".join(map(_in_words, parts))
     words = {int: "a whole number", float: "a number", bool: "true or false"}
     return words.get(kind, "a text in quotes")
 
@@ -118,12 +128,12 @@ def _option_file(values: Mapping[str, Any]) -> Path:
 def _merge(
     ctx: typer.Context, values: Mapping[str, Any], saved: Mapping[str, Any]
 ) -> dict[str, Any]:
-    merged = dict(values)
+    merged, run = dict(values), Path(values["output"]).expanduser()
     for key in values:
         if not is_given(ctx, key):
             if key not in _FREE_ON_RESUME or key in _KEPT_UNLESS_GIVEN:
                 merged[key] = saved.get(key)
-        elif key not in _FREE_ON_RESUME and not _same(key, values[key], saved.get(key)):
+        elif key not in _FREE_ON_RESUME and not _same(key, values[key], saved.get(key), run=run):
             flag = f"--{key.replace('_', '-')}"
             raise ConfigError(
                 f"{flag} {values[key]} differs from the run's own {saved.get(key)}: a resumed run "
@@ -132,11 +142,15 @@ def _merge(
     return merged
 
 
-def _same(key: str, given: object, saved: object) -> bool:
+def _same(key: str, given: object, saved: object, *, run: Path) -> bool:
     """Say whether a given option is the run's own, where paths may be written in two ways."""
     if given == saved:
         return True
-    if key in _PATHS and isinstance(given, str) and not given.startswith("sample:"):
+    if key == "lr" and given == "auto":
+        return (run / _LR_RANGE).exists()  # the run keeps what was found
+    if key == "data" and isinstance(given, str):
+        return absolute_spec(given) == saved
+    if key in _PATHS and isinstance(given, str):
         return str(Path(given).expanduser().resolve()) == saved
     return False
 

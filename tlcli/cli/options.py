@@ -27,7 +27,17 @@ DataOpt = Annotated[
         "-d",
         panel=DATA,
         text="Folder of class folders, train/val/test folders, CSV table, Kaggle ImageNet folder, "
-        "or sample:digits (the default).",
+        "torchvision:NAME, hf:NAME, or sample:digits (the default).",
+    ),
+]
+EvaluationDataOpt = Annotated[
+    str | None,
+    option(
+        "--data",
+        "-d",
+        panel=DATA,
+        text="Other images than the run's own: whatever finetune takes, or for detectors a COCO, "
+        "Pascal VOC or YOLO folder.",
     ),
 ]
 ValSplitOpt = Annotated[
@@ -40,6 +50,10 @@ TestSplitOpt = Annotated[
 ]
 LimitOpt = Annotated[
     int, option("--limit", panel=DATA, text="Images used of each split; 0 uses all.")
+]
+EvaluationLimitOpt = Annotated[
+    int | None,
+    option("--limit", panel=DATA, text="Images used of each split of --data; all if not given."),
 ]
 OnBadImageOpt = Annotated[
     config.OnBadImage,
@@ -68,7 +82,12 @@ ModelOpt = Annotated[
 ]
 PretrainedModelOpt = Annotated[
     str | None,
-    option("--model", "-m", panel=MODEL, text="Pretrained model to evaluate as it is."),
+    option(
+        "--model",
+        "-m",
+        panel=MODEL,
+        text="Pretrained classifier, or torchvision detector, to evaluate as it is.",
+    ),
 ]
 WeightsOpt = Annotated[
     str,
@@ -162,14 +181,6 @@ EvaluationBatchOpt = Annotated[
         "-b",
         panel=OPTIM,
         text="Images per forward pass, 64 if not given; detectors take one per thread.",
-    ),
-]
-LrOpt = Annotated[
-    float | None,
-    option(
-        "--lr",
-        panel=OPTIM,
-        text="Peak learning rate of the head; without it 1e-3 for adamw, 1e-2 for sgd.",
     ),
 ]
 BackboneLrOpt = Annotated[

@@ -1,11 +1,36 @@
 """The options that only the training of classifiers has, and its time budget, declared once."""
 
-from typing import Annotated
+from typing import Annotated, Any, Literal
+
+import typer
 
 from tlcli import config
 from tlcli.cli.options import OPTIM, option
 
 AUGMENTATION = "Augmentation"
+
+
+def read_rate(text: str | float) -> float | Literal["auto"]:
+    """Read a learning rate, or the word for looking for one."""
+    if text == "auto":
+        return "auto"
+    try:
+        return float(text)
+    except ValueError as error:
+        raise typer.BadParameter(f"'{text}' is neither a number nor 'auto'.") from error
+
+
+LrOpt = Annotated[
+    Any,  # Typer has no type for a number or a word
+    typer.Option(
+        "--lr",
+        rich_help_panel=OPTIM,
+        metavar="FLOAT|auto",
+        parser=read_rate,
+        help="Peak learning rate of the head, or auto: a range test finds it; without it 1e-3 for "
+        "adamw, 1e-2 for sgd.",
+    ),
+]
 
 TrainAugmentOpt = Annotated[
     config.Augment,
@@ -62,8 +87,13 @@ DropPathOpt = Annotated[
     ),
 ]
 HeadDropoutOpt = Annotated[
-    float,
-    option("--head-dropout", panel=OPTIM, text="Share of the features that the head misses."),
+    float | None,
+    option(
+        "--head-dropout",
+        panel=OPTIM,
+        text="Share of the features that the head misses in training; without it as the network "
+        "comes.",
+    ),
 ]
 ClassWeightsOpt = Annotated[
     config.ClassWeights,

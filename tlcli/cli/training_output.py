@@ -1,5 +1,6 @@
 """What the training commands print: the plan before, the results after."""
 
+import shlex
 from collections.abc import Mapping
 from typing import Any
 
@@ -46,4 +47,4 @@ def show_training(summary: Mapping[str, Any], *, as_json: bool) -> None:
         f"{frozen['changed']} changed. Time: {summary['seconds']['total']:.0f} s."
     )
     out.line(f"Run folder: {summary['run']}")
-    out.line(f"Next: tlcli evaluate {summary['run']} --data OTHER_IMAGES")
+    out.line(f"Next: tlcli evaluate {shlex.quote(summary['run'])} --data OTHER_IMAGES")

@@ -28,10 +28,14 @@ from tlcli.config.parts import OutputConfig as OutputConfig
 from tlcli.config.parts import RuntimeConfig as RuntimeConfig
 from tlcli.config.parts import UnfreezeConfig as UnfreezeConfig
 from tlcli.config.training import Augment as Augment
+from tlcli.config.training import BoxAugment as BoxAugment
 from tlcli.config.training import BoxMonitor as BoxMonitor
 from tlcli.config.training import BoxTrainConfig as BoxTrainConfig
+from tlcli.config.training import ClassWeights as ClassWeights
+from tlcli.config.training import Loss as Loss
 from tlcli.config.training import LrSchedule as LrSchedule
 from tlcli.config.training import Monitor as Monitor
 from tlcli.config.training import OptimConfig as OptimConfig
 from tlcli.config.training import Optimizer as Optimizer
+from tlcli.config.training import Sampler as Sampler
 from tlcli.config.training import TrainConfig as TrainConfig

@@ -1,5 +1,7 @@
 """Range checks that name the option and its value."""
 
+import re
+
 from tlcli.errors import ConfigError
 
 
@@ -11,3 +13,20 @@ def require(is_fine: bool, option: str, value: object, wanted: str) -> None:
     """
     if not is_fine:
         raise ConfigError(f"{option} must be {wanted}, not {value}.")
+
+
+def seconds_of(text: str, *, option: str) -> float:
+    """Read a duration such as `90s`, `30m`, `2h` or `1h30m`.
+
+    Raises:
+        ConfigError: If it is none, or no time at all.
+    """
+    number = r"(\d+(?:\.\d+)?)"
+    found = re.fullmatch(rf"(?:{number}h)?(?:{number}m)?(?:{number}s)?", text.strip())
+    parts = found.groups(default="0") if found else ("0", "0", "0")
+    seconds = sum(float(part) * unit for part, unit in zip(parts, (3600, 60, 1), strict=True))
+    if seconds <= 0:
+        raise ConfigError(
+            f"{option} '{text}' is no duration: write 90s, 30m, 2h or 1h30m, above 0."
+        )
+    return seconds

@@ -7,7 +7,7 @@ from typing import Any
 from tlcli.config.checks import require
 from tlcli.config.flat import from_options
 from tlcli.config.parts import (
-    DataConfig,
+    ImagesConfig,
     OnBadBox,
     OutputConfig,
     RuntimeConfig,
@@ -21,7 +21,7 @@ _STRIDES = (2, 4, 8, 16, 32)
 
 
 @dataclass(frozen=True, kw_only=True)
-class BoxDataConfig(DataConfig):
+class BoxDataConfig(ImagesConfig):
     """Which images with boxes."""
 
     on_bad_box: OnBadBox = "fix"
@@ -31,7 +31,8 @@ class BoxDataConfig(DataConfig):
 class DetectorConfig(WeightsConfig):
     """Which detector, on which backbone, from which weights."""
 
-    model: str = "fasterrcnn"
+    model: str | None = None
+    """None is that of `weights` if they are a run, else Faster R-CNN."""
     backbone: str | None = None
     image_size: int | None = None
     strides: str | None = None
@@ -60,13 +61,14 @@ class DetectorConfig(WeightsConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for option, value, least in (
-            ("--image-size", self.image_size, 32),
-            ("--fpn-channels", self.fpn_channels, 1),
-            ("--anchor-size", self.anchor_size, 1),
-            ("--sampled-boxes", self.sampled_boxes, 1),
+        size = self.image_size
+        require(size is None or size >= 32, "--image-size", size, "32 pixels or more")
+        for option, value in (
+            ("--fpn-channels", self.fpn_channels),
+            ("--anchor-size", self.anchor_size),
+            ("--sampled-boxes", self.sampled_boxes),
         ):
-            require(value is None or value >= least, option, value, f"{least} or more")
+            require(value is None or value >= 1, option, value, "1 or more")
         _ = self.stride_values  # refused now rather than when they are used
 
 

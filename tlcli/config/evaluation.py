@@ -25,9 +25,13 @@ class EvaluateConfig:
     input_size: int | None = None
     data: str | None = None
     split: Split | None = None
-    limit: int = 0
+    limit: int | None = None
     on_bad_image: OnBadImage = "fail"
     on_bad_box: OnBadBox = "fix"
+    classes: str | None = None
+    path_column: str | None = None
+    label_column: str | None = None
+    split_column: str | None = None
     batch_size: int | None = None
     seed: int | None = None
     output: str | None = None
@@ -37,7 +41,8 @@ class EvaluateConfig:
     def __post_init__(self) -> None:
         size = self.batch_size
         require(size is None or size >= 1, "--batch-size", size, "1 or more")
-        require(self.limit >= 0, "--limit", self.limit, "0 (all images) or more")
+        limit = self.limit
+        require(limit is None or limit >= 0, "--limit", limit, "0 (all images) or more")
         require(self.seed is None or self.seed >= 0, "--seed", self.seed, "0 or more")
         if (self.run is None) == (self.model is None):
             raise ConfigError(
@@ -59,6 +64,16 @@ class EvaluateConfig:
             input_size=self.input_size,
         )
 
+    @property
+    def image_options(self) -> dict[str, object]:
+        """What says which images with one class each, by flag; None where it was not given."""
+        return {
+            "--classes": self.classes,
+            "--path-column": self.path_column,
+            "--label-column": self.label_column,
+            "--split-column": self.split_column,
+        }
+
     def _refuse_what_a_run_ignores(self) -> None:
         given: dict[str, object] = {
             "--weights": self.weights,
@@ -72,7 +87,8 @@ class EvaluateConfig:
         if self.data is None:
             given["--on-bad-image"] = self.on_bad_image if self.on_bad_image != "fail" else None
             given["--on-bad-box"] = self.on_bad_box if self.on_bad_box != "fix" else None
-            given["--limit"] = self.limit or None
+            given["--limit"] = self.limit
+            given |= self.image_options
         for option, value in given.items():
             if value is not None:
                 raise ConfigError(f"{option} has no effect on a run folder and its data: leave it.")

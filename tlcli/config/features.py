@@ -25,7 +25,7 @@ class FeaturesConfig:
     views: int = 0
     augment: Augment = "light"
     batch_size: int | None = None
-    fold: bool = True
+    fold_norm: bool = True
     verify: float = 0.0
     shard: str | None = None
 
@@ -40,7 +40,7 @@ class FeaturesConfig:
                 "model itself."
             )
         if self.views and self.augment == "none":
-            raise ConfigError("--views needs --augment flip, light or medium: all views are equal.")
+            raise ConfigError("--views needs --augment flip, light or more: all views are equal.")
         if not self.views and self.augment != FeaturesConfig.augment:
             raise ConfigError(f"--augment {self.augment} has no effect without --views.")
 

@@ -15,8 +15,8 @@ MAX_SPLIT = 0.9
 
 
 @dataclass(frozen=True, kw_only=True)
-class DataConfig:
-    """Which images."""
+class ImagesConfig:
+    """Which images, in every task."""
 
     data: str = "sample:digits"
     val_split: float = 0.2
@@ -28,6 +28,45 @@ class DataConfig:
         for option, part in (("--val-split", self.val_split), ("--test-split", self.test_split)):
             require(0 <= part <= MAX_SPLIT, option, part, f"in 0..{MAX_SPLIT}")
         require(self.limit >= 0, "--limit", self.limit, "0 (all images) or more")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig(ImagesConfig):
+    """Which images, each of one class."""
+
+    fold: str | None = None
+    classes: str | None = None
+    path_column: str | None = None
+    label_column: str | None = None
+    split_column: str | None = None
+    group_column: str | None = None
+
+    @property
+    def fold_of(self) -> tuple[int, int] | None:
+        """Which fold of how many is val, counted from 1; None if there are no folds.
+
+        Raises:
+            ConfigError: If `fold` is not of the form 1/5.
+        """
+        if self.fold is None:
+            return None
+        number, _, count = self.fold.partition("/")
+        if not (number.isdecimal() and count.isdecimal() and 1 <= int(number) <= int(count)) or (
+            int(count) < 2
+        ):
+            raise ConfigError(
+                f"--fold '{self.fold}' is not understood: write 1/5, 2/5 up to 5/5 for each of 5 "
+                "folds."
+            )
+        return int(number), int(count)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.fold_of is not None and self.val_split != ImagesConfig.val_split:
+            raise ConfigError(
+                f"--val-split {self.val_split:g} has no effect with --fold {self.fold}, which "
+                "decides how many images are held out."
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

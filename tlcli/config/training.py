@@ -5,10 +5,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from tlcli.config.checks import require
+from tlcli.config.checks import require, seconds_of
 from tlcli.errors import ConfigError
 
-Augment = Literal["none", "flip", "light", "medium"]
+Augment = Literal["none", "flip", "light", "medium", "strong", "randaugment", "trivialaugment"]
+BoxAugment = Literal["none", "flip", "light", "medium"]
+ClassWeights = Literal["none", "balanced"]
+Loss = Literal["cross-entropy", "focal"]
+Sampler = Literal["shuffle", "balanced"]
 Monitor = Literal["top1", "top5", "macro_f1", "loss"]
 BoxMonitor = Literal["map", "map50", "map75", "mar_100"]
 Optimizer = Literal["adamw", "sgd"]
@@ -26,18 +30,18 @@ class OptimConfig:
 
     epochs: int = 10
     batch_size: int = 32
-    lr: float | None = None
+    lr: float | Literal["auto"] | None = None
     backbone_lr: float | None = None
     layer_decay: float = 1.0
     opt: Optimizer = "adamw"
     lr_schedule: LrSchedule = "cosine"
     warmup_epochs: float = 0.5
     weight_decay: float | None = None
-    augment: Augment = "light"
     ema: float = 0.0
     clip_grad: float = 0.0
     grad_accum_steps: int = 1
     patience: int = 0
+    max_time: str | None = None
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -46,7 +50,8 @@ class OptimConfig:
             require(is_finite, f"--{name.replace('_', '-')}", value, "a finite number")
         require(self.epochs >= 1, "--epochs", self.epochs, "1 or more")
         require(self.batch_size >= 1, "--batch-size", self.batch_size, "1 or more")
-        for option, rate in (("--lr", self.lr), ("--backbone-lr", self.backbone_lr)):
+        lr = None if self.lr == "auto" else self.lr
+        for option, rate in (("--lr", lr), ("--backbone-lr", self.backbone_lr)):
             require(rate is None or rate > 0, option, rate, "above 0")
         require(0 < self.layer_decay <= 1, "--layer-decay", self.layer_decay, "above 0, at most 1")
         decay = self.weight_decay
@@ -56,6 +61,7 @@ class OptimConfig:
         require(self.grad_accum_steps >= 1, "--grad-accum-steps", self.grad_accum_steps, ">= 1")
         require(self.patience >= 0, "--patience", self.patience, "0 (never stops) or more")
         require(self.seed >= 0, "--seed", self.seed, "0 or more")
+        _ = self.max_seconds  # refused now rather than when it is used
         if not 0 <= self.warmup_epochs < self.epochs:
             raise ConfigError(
                 f"--warmup-epochs ({self.warmup_epochs:g}) must be at least 0 and less than "
@@ -64,8 +70,8 @@ class OptimConfig:
 
     @property
     def head_lr(self) -> float:
-        """Peak learning rate of the head."""
-        return self.lr or self.DEFAULT_LR[self.opt]
+        """Peak learning rate of the head; the default where it is still to be found."""
+        return self.DEFAULT_LR[self.opt] if self.lr in (None, "auto") else float(self.lr)
 
     @property
     def last_stage_lr(self) -> float:
@@ -79,18 +85,68 @@ class OptimConfig:
             return self.weight_decay
         return {"adamw": 0.05, "sgd": 1e-4}[self.opt]
 
+    @property
+    def max_seconds(self) -> float | None:
+        """Budget of the training in seconds; None is none."""
+        return None if self.max_time is None else seconds_of(self.max_time, option="--max-time")
+
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig(OptimConfig):
     """How a classifier is trained."""
 
+    augment: Augment = "light"
+    crop_scale: float | None = None
+    color_jitter: float | None = None
+    random_erasing: float | None = None
+    mixup: float = 0.0
+    cutmix: float = 0.0
+    drop_path: float | None = None
+    head_dropout: float | None = None
+    class_weights: ClassWeights = "none"
+    sampler: Sampler = "shuffle"
+    loss: Loss = "cross-entropy"
+    focal_gamma: float = 2.0
     label_smoothing: float = 0.0
     monitor: Monitor = "top1"
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        smoothing = self.label_smoothing
-        require(0 <= smoothing < 1, "--label-smoothing", smoothing, "in [0, 1)")
+        self._check_pixels()
+        for option, share in (
+            ("--label-smoothing", self.label_smoothing),
+            ("--drop-path", self.drop_path or 0.0),
+            ("--head-dropout", self.head_dropout or 0.0),
+        ):
+            require(0 <= share < 1, option, share, "in [0, 1)")
+        self._check_loss()
+        if self.class_weights == "balanced" and self.sampler == "balanced":
+            raise ConfigError(
+                "--class-weights balanced and --sampler balanced would both make up for rare "
+                "classes: use one of them."
+            )
+
+    def _check_pixels(self) -> None:
+        crop, jitter, erasing = self.crop_scale, self.color_jitter, self.random_erasing
+        require(crop is None or 0 < crop <= 1, "--crop-scale", crop, "above 0, at most 1")
+        require(jitter is None or 0 <= jitter <= 1, "--color-jitter", jitter, "in 0..1")
+        require(erasing is None or 0 <= erasing <= 1, "--random-erasing", erasing, "in 0..1")
+        for option, alpha in (("--mixup", self.mixup), ("--cutmix", self.cutmix)):
+            require(alpha >= 0, option, alpha, "0 (off) or more")
+            if alpha and self.batch_size == 1:
+                raise ConfigError(f"{option} mixes images of a batch: it needs --batch-size 2.")
+
+    def _check_loss(self) -> None:
+        require(self.focal_gamma >= 0, "--focal-gamma", self.focal_gamma, "0 or more")
+        if self.loss != "focal" and self.focal_gamma != TrainConfig.focal_gamma:
+            raise ConfigError(
+                f"--focal-gamma {self.focal_gamma:g} has no effect without --loss focal."
+            )
+        if self.loss == "focal" and self.label_smoothing:
+            raise ConfigError(
+                f"--label-smoothing {self.label_smoothing:g} and --loss focal exclude each other: "
+                "one asks for less certain answers, the other looks away from certain ones."
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,5 +158,7 @@ class BoxTrainConfig(OptimConfig):
 
     epochs: int = 12
     batch_size: int = 4
+    lr: float | None = None
+    augment: BoxAugment = "light"
     clip_grad: float = 10.0
     monitor: BoxMonitor = "map"

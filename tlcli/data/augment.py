@@ -6,28 +6,33 @@ nothing: Philox is a counter-based generator (Salmon et al., "Parallel random nu
 """
 
 import math
-from dataclasses import dataclass
-from typing import Literal, get_args
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
+import torch
 from PIL import Image
 from torch import Tensor
 from torchvision.transforms import functional as F
 
+from tlcli.data.auto_augment import POLICIES, PolicyName
 from tlcli.data.preprocessing import Preprocessing
 from tlcli.data.transforms import crop_to_input, eval_transform, pillow_filter, to_pixels
 from tlcli.errors import ConfigError
 
-AugmentLevel = Literal["none", "flip", "light", "medium"]
+AugmentLevel = Literal["none", "flip", "light", "medium", "strong", "randaugment", "trivialaugment"]
 """`none`: the evaluation view; `flip`: mirrored half of the time; `light`: random crops of at
-least half of the area, and flip; `medium`: of at least a quarter, flip and colour jitter."""
+least half of the area, and flip; `medium`: of at least a quarter, flip and colour jitter; `strong`:
+of at least 8 % (Szegedy et al. 2015), flip, more jitter and random erasing; `randaugment` and
+`trivialaugment`: crops of at least a quarter, flip, and the random changes of those papers."""
 
 Box = tuple[int, int, int, int]
 """Top, left, height, width in pixels."""
 
-_MIN_AREA = {"light": 0.5, "medium": 0.25}
 _RATIO = (3 / 4, 4 / 3)
-_JITTER = 0.3
+_ERASED_AREA = (0.02, 0.33)
+_ERASED_RATIO = (0.3, 3.3)
 _ADJUSTMENTS = (F.adjust_brightness, F.adjust_contrast, F.adjust_saturation)
 
 
@@ -50,51 +55,99 @@ def view_generator(*, seed: int, content_key: int, view: int) -> np.random.Gener
     return np.random.Generator(np.random.Philox(key=key, counter=counter))
 
 
+@dataclass(frozen=True, kw_only=True)
+class Augmentation:
+    """What random views of a picture may differ in."""
+
+    smallest_crop: float | None = None
+    """Smallest part of the area that a random crop keeps; None takes the evaluation's crop."""
+    flips: bool = False
+    """Mirror half of the views."""
+    policy: PolicyName | None = None
+    """Random changes of shape and colour."""
+    jitter: float = 0.0
+    """Largest change of brightness, contrast and saturation, as a share."""
+    erasing: float = 0.0
+    """Share of the views in which a rectangle is erased."""
+
+
+AUGMENTATIONS: Mapping[AugmentLevel, Augmentation] = {
+    "none": Augmentation(),
+    "flip": Augmentation(flips=True),
+    "light": Augmentation(flips=True, smallest_crop=0.5),
+    "medium": Augmentation(flips=True, smallest_crop=0.25, jitter=0.3),
+    "strong": Augmentation(flips=True, smallest_crop=0.08, jitter=0.4, erasing=0.25),
+    "randaugment": Augmentation(flips=True, smallest_crop=0.25, policy="randaugment"),
+    "trivialaugment": Augmentation(flips=True, smallest_crop=0.25, policy="trivialaugment"),
+}
+
+
 @dataclass(frozen=True)
 class TrainTransform:
     """A random view of a picture, not normalised; see `train_transform`."""
 
     preprocessing: Preprocessing
-    level: AugmentLevel
+    augmentation: Augmentation
 
     def __call__(self, image: Image.Image, generator: np.random.Generator) -> Tensor:
         """Return uint8 (3, H, W) of an RGB image; all randomness comes from `generator`."""
-        if self.level == "none":
-            return to_pixels(crop_to_input(image, self.preprocessing))
-        if self.level == "flip":
+        wanted = self.augmentation
+        if wanted.smallest_crop is None:
             view = crop_to_input(image, self.preprocessing)
         else:
-            view = self._random_crop(image, generator)
-        if generator.random() < 0.5:
+            view = self._random_crop(image, generator, smallest=wanted.smallest_crop)
+        if wanted.flips and generator.random() < 0.5:
             view = F.hflip(view)
-        if self.level == "medium":
-            view = jitter_colours(view, generator, strength=_JITTER)
-        return to_pixels(view)
+        if wanted.policy is not None:
+            view = POLICIES[wanted.policy](view, generator)
+        if wanted.jitter:
+            view = jitter_colours(view, generator, strength=wanted.jitter)
+        pixels = to_pixels(view)
+        if wanted.erasing and generator.random() < wanted.erasing:
+            pixels = erase_part(pixels, generator, colour=self.preprocessing.mean)
+        return pixels
 
-    def _random_crop(self, image: Image.Image, generator: np.random.Generator) -> Image.Image:
-        box = random_crop_box(
-            (image.height, image.width),
-            generator,
-            scale=(_MIN_AREA[self.level], 1.0),
-            ratio=_RATIO,
-        )
+    def _random_crop(
+        self, image: Image.Image, generator: np.random.Generator, *, smallest: float
+    ) -> Image.Image:
+        size = (image.height, image.width)
+        box = random_crop_box(size, generator, scale=(smallest, 1.0), ratio=_RATIO)
         mode = pillow_filter(self.preprocessing.interpolation)
-        size = list(self.preprocessing.input_size)
-        crop: Image.Image = F.resized_crop(image, *box, size, mode)
+        crop: Image.Image = F.resized_crop(image, *box, list(self.preprocessing.input_size), mode)
         return crop
 
 
-def train_transform(preprocessing: Preprocessing, *, level: AugmentLevel) -> TrainTransform:
+def train_transform(
+    preprocessing: Preprocessing,
+    *,
+    level: AugmentLevel,
+    crop_scale: float | None = None,
+    color_jitter: float | None = None,
+    random_erasing: float | None = None,
+) -> TrainTransform:
     """Return the transform of training: (RGB image, generator) -> uint8 tensor (3, H, W).
+
+    Args:
+        preprocessing: The pixels that the network wants.
+        level: A named augmentation.
+        crop_scale: Smallest part of the area that a random crop keeps, in place of the level's.
+        color_jitter: Largest change of colours, in place of the level's; 0 is none.
+        random_erasing: Share of erased views, in place of the level's; 0 is none.
 
     Raises:
         ConfigError: an unknown level, interpolation or crop mode.
     """
-    levels = get_args(AugmentLevel)
-    if level not in levels:
-        raise ConfigError(f"Unknown augmentation '{level}'; use {', '.join(levels)}.")
+    if level not in AUGMENTATIONS:
+        raise ConfigError(f"Unknown augmentation '{level}'; use {', '.join(AUGMENTATIONS)}.")
     eval_transform(preprocessing)  # checks the names in it
-    return TrainTransform(preprocessing, level)
+    named = AUGMENTATIONS[level]
+    wanted = replace(
+        named,
+        smallest_crop=named.smallest_crop if crop_scale is None else crop_scale,
+        jitter=named.jitter if color_jitter is None else color_jitter,
+        erasing=named.erasing if random_erasing is None else random_erasing,
+    )
+    return TrainTransform(preprocessing, wanted)
 
 
 def random_crop_box(
@@ -148,3 +201,32 @@ def jitter_colours(
     for which in generator.permutation(len(_ADJUSTMENTS)):
         image = _ADJUSTMENTS[which](image, float(factors[which]))
     return image
+
+
+def erase_part(
+    pixels: Tensor, generator: np.random.Generator, *, colour: tuple[float, ...]
+) -> Tensor:
+    """Fill a random rectangle (Zhong et al., "Random Erasing Data Augmentation", 2020).
+
+    The law is that of torchvision's `RandomErasing`: 2 to 33 % of the area, ratio of height to
+    width 0.3 to 3.3, ten tries, else nothing. It fills with 0 after normalisation, this with the
+    mean before it, which is the same up to rounding.
+
+    Args:
+        pixels: uint8 (3, H, W); not changed.
+        generator: Where the random numbers come from.
+        colour: Of each channel, in 0..1.
+    """
+    height, width = pixels.shape[1:]
+    for _ in range(10):
+        area = height * width * generator.uniform(*_ERASED_AREA)
+        aspect = math.exp(generator.uniform(math.log(_ERASED_RATIO[0]), math.log(_ERASED_RATIO[1])))
+        rows, columns = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
+        if rows < height and columns < width:
+            top = int(generator.integers(0, height - rows + 1))
+            left = int(generator.integers(0, width - columns + 1))
+            fill = torch.tensor([round(255 * value) for value in colour], dtype=torch.uint8)
+            erased = pixels.clone()
+            erased[:, top : top + rows, left : left + columns] = fill[:, None, None]
+            return erased
+    return pixels

@@ -5,7 +5,9 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from tlcli.data.csv_table import TABLE_SUFFIXES, read_csv_table
+from tlcli.data.boxes.box_layouts import box_layout
+from tlcli.data.csv_table import TABLE_SUFFIXES, USUAL, TableColumns, read_csv_table
+from tlcli.data.data_spec import HUB, SAMPLE, TORCHVISION
 from tlcli.data.digits import digits_folder
 from tlcli.data.folders import (
     list_images,
@@ -14,10 +16,12 @@ from tlcli.data.folders import (
     split_folders,
     sub_folders,
 )
+from tlcli.data.hub_sets import load_hub_set
 from tlcli.data.images import is_image_name
 from tlcli.data.kaggle_imagenet import SOLUTION_NAME, read_kaggle_imagenet
 from tlcli.data.table import ImageTable, some_names
-from tlcli.errors import DataError
+from tlcli.data.torchvision_sets import load_torchvision_set
+from tlcli.errors import ConfigError, DataError
 
 SAMPLES: dict[str, Callable[[], ImageTable]] = {
     "sample:digits": lambda: read_class_folders(digits_folder()),
@@ -25,22 +29,41 @@ SAMPLES: dict[str, Callable[[], ImageTable]] = {
 UNDERSTOOD = (
     "--data understands a folder of class folders; a folder with train, val and test folders of"
     " class folders; a .csv, .tsv or .parquet table with the columns path,label[,split][,group];"
-    " the Kaggle ImageNet folder; and sample:digits."
+    " the Kaggle ImageNet folder; torchvision:NAME; hf:NAME; and sample:digits."
 )
 
+_BOXES = "{} looks like {}; `tlcli detect-finetune` takes those."
 
-def load_table(spec: str) -> ImageTable:
+
+def load_table(spec: str, *, columns: TableColumns = USUAL, offline: bool = False) -> ImageTable:
     """Read the data set that `spec` names.
 
+    Args:
+        spec: A folder, a table file, or `sample:`, `torchvision:` or `hf:` and a name.
+        columns: What the columns of a table are called.
+        offline: Download nothing.
+
     Raises:
+        ConfigError: columns are named of data that is no table.
         DataError: nothing is there, or it is laid out in no way understood here.
     """
-    if spec.startswith("sample:"):
-        return replace(_load_sample(spec), spec=spec)
+    if spec.startswith(HUB):
+        return load_hub_set(spec, columns=columns, offline=offline)
+    is_named = spec.startswith((SAMPLE, TORCHVISION))
     path = Path(spec).expanduser()
-    if not path.exists():
+    if not is_named and not path.exists():
         raise DataError(f"There is no data at '{spec}'. {UNDERSTOOD}")
-    table = _load_folder(path) if path.is_dir() else _load_file(path)
+    is_file = not is_named and not path.is_dir()
+    if columns.given and not is_file:
+        raise ConfigError(
+            f"--{next(iter(columns.given))}-column has no effect on {spec}: only tables and hf:"
+            " data sets have columns."
+        )
+    if spec.startswith(TORCHVISION):
+        return load_torchvision_set(spec, offline=offline)
+    if spec.startswith(SAMPLE):
+        return replace(_load_sample(spec), spec=spec)
+    table = _load_file(path, columns=columns) if is_file else _load_folder(path)
     return replace(table, spec=spec)
 
 
@@ -53,15 +76,26 @@ def _load_sample(spec: str) -> ImageTable:
     raise DataError(f"No sample data called '{spec}'.{hint} There is {', '.join(SAMPLES)}.")
 
 
-def _load_file(path: Path) -> ImageTable:
+def _load_file(path: Path, *, columns: TableColumns) -> ImageTable:
     if path.suffix.lower() in TABLE_SUFFIXES:
-        return read_csv_table(path)
+        return read_csv_table(path, columns=columns)
+    if boxes := box_layout(path):
+        raise DataError(_BOXES.format(path, boxes))
     raise DataError(f"{path} is a file of no kind understood here. {UNDERSTOOD}")
 
 
 def _load_folder(path: Path) -> ImageTable:
     if (path / SOLUTION_NAME).is_file():
         return read_kaggle_imagenet(path)
+    try:
+        return _read_folders(path)
+    except DataError as error:
+        if boxes := box_layout(path):
+            raise DataError(_BOXES.format(path, boxes)) from error
+        raise
+
+
+def _read_folders(path: Path) -> ImageTable:
     if split_folders(path):
         return read_split_folders(path)
     if any(list_images(path / name).images for name in sub_folders(path)):

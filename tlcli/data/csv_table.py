@@ -1,6 +1,10 @@
-"""Data sets described by a table file with the columns path, label and maybe split and group."""
+"""Data sets described by a table file: columns for path and label, maybe for split and group."""
 
+import csv
+import difflib
 import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import pandas as pd
@@ -12,12 +16,39 @@ from tlcli.errors import DataError
 TABLE_SUFFIXES = frozenset({".csv", ".tsv", ".parquet"})
 
 
-def read_csv_table(path: Path) -> ImageTable:
+@dataclass(frozen=True, kw_only=True)
+class TableColumns:
+    """What the columns of a table are called; None is the usual name, if it is there."""
+
+    path: str | None = None
+    label: str | None = None
+    split: str | None = None
+    group: str | None = None
+
+    @property
+    def given(self) -> dict[str, str]:
+        """The names that were chosen, by what they are of."""
+        return {role: name for role, name in asdict(self).items() if name is not None}
+
+    def of(self, role: str) -> str:
+        """Return the name of a column."""
+        return self.given.get(role, role)
+
+
+USUAL = TableColumns()
+
+
+def read_csv_table(path: Path, *, columns: TableColumns = USUAL) -> ImageTable:
     """Read a .csv, .tsv or .parquet file of `path,label[,split][,group]`.
 
     Paths are relative to the folder of the file, or absolute. Everything is text: the labels
     `001`, `None` and `NA` stay what they are; blanks around labels, splits and groups are removed.
-    A split is train, val (also valid, validation) or test; empty everywhere means none.
+    A split is train, val (also valid, validation) or test; empty everywhere means none. In a .csv
+    the columns may be separated by semicolons, as some spreadsheets write them.
+
+    Args:
+        path: The file.
+        columns: What its columns are called.
 
     Raises:
         DataError: the file cannot be read, a column or an image is missing, a label is empty, a
@@ -25,24 +56,24 @@ def read_csv_table(path: Path) -> ImageTable:
     """
     path = Path(os.path.abspath(path))  # noqa: PTH100  (Path.absolute keeps "..")
     raw = _read(path)
-    _check_columns(raw, path=path)
-    items = pd.DataFrame({name: _texts(raw, column=name) for name in COLUMNS})
+    used = _used_columns(raw, columns, path=path)
+    items = pd.DataFrame({role: _texts(raw, column=used.get(role), role=role) for role in COLUMNS})
     items["split"] = _split_words(items["split"], path=path)
-    _check_filled(items, path=path)
+    _check_filled(items, used=used, path=path)
     items["path"] = _table_paths(items["path"], path=path)
     unique = items.drop_duplicates()
     _check_agreement(unique, path=path)
-    notes = _notes(raw, num_copies=len(items) - len(unique), path=path)
+    notes = _notes(raw, used=used, num_copies=len(items) - len(unique), path=path)
     return make_table(unique, spec=str(path), root=path.parent, notes=notes)
 
 
 def _read(path: Path) -> pd.DataFrame:
     try:
         if path.suffix.lower() == ".parquet":
-            return pd.read_parquet(path).astype(object)
+            return pd.read_parquet(path).astype(object).rename(columns=str)
         return pd.read_csv(
             path,
-            sep="\t" if path.suffix.lower() == ".tsv" else ",",
+            sep="\t" if path.suffix.lower() == ".tsv" else _separator(path),
             dtype=str,
             keep_default_na=False,
             encoding="utf-8-sig",
@@ -51,21 +82,81 @@ def _read(path: Path) -> pd.DataFrame:
         raise DataError(f"Cannot read {path} as a table: {error}.") from error
 
 
-def _check_columns(raw: pd.DataFrame, *, path: Path) -> None:
-    missing = [name for name in ("path", "label") if name not in raw.columns]
-    if missing:
-        raise DataError(
-            f"{path} has no column {some_names(missing)}; its first line must name the columns"
-            f" path,label[,split][,group], it has {some_names(map(str, raw.columns), most=6)}."
+def _separator(path: Path) -> str:
+    """Return what separates the columns of a .csv: a semicolon if it is all its first line has."""
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        names = next(csv.reader(file), [""])
+    return ";" if len(names) == 1 and ";" in names[0] else ","
+
+
+def _used_columns(raw: pd.DataFrame, columns: TableColumns, *, path: Path) -> Mapping[str, str]:
+    """Return the name of each column that is used, by what it is of.
+
+    Raises:
+        DataError: a column is missing, or one is to be two things.
+    """
+    found = list(raw.columns)
+    free = set(found) - set(columns.given.values())
+    used = {
+        role: columns.of(role)
+        for role in COLUMNS
+        if role in ("path", "label") or role in columns.given or role in free
+    }
+    for role, name in used.items():
+        if name not in found:
+            raise DataError(_missing_column(role, name, found=found, raw=raw, path=path))
+    for role, name in used.items():
+        others = [other for other in used if other != role and used[other] == name]
+        if others and role in columns.given:
+            raise DataError(
+                f"--{role}-column '{name}' is the {others[0]} of {path} too; a column is one thing."
+            )
+    return used
+
+
+def _missing_column(
+    role: str, name: str, *, found: list[str], raw: pd.DataFrame, path: Path
+) -> str:
+    """Return what to tell of a column that is not there."""
+    seen = f"it has {some_names(found, most=8)}"
+    parts = [part.strip() for part in name.split(",")]
+    if len(parts) > 1 and set(parts) <= set(found):
+        return (
+            f"--{role}-column names {len(parts)} columns of {path}, {some_names(parts, most=8)};"
+            f" one is needed: every image has one {role}."
         )
+    if name == role and role == "label" and (flags := _flag_columns(raw)):
+        return (
+            f"{path} has no column 'label', but {len(flags)} columns of 0 and 1:"
+            f" {some_names(flags, most=8)}. If those are classes, write the name of each image's"
+            " one class into a column 'label', or name such a column with --label-column."
+        )
+    if name == role:
+        return (
+            f"{path} has no column '{role}'; its first line must name the columns"
+            f" path,label[,split][,group], {seen}. Name another column with --{role}-column."
+        )
+    close = difflib.get_close_matches(name, found, n=1)
+    hint = f" Did you mean '{close[0]}'?" if close else ""
+    return f"--{role}-column '{name}' is no column of {path}, {seen}.{hint}"
 
 
-def _texts(raw: pd.DataFrame, *, column: str) -> "pd.Series[str]":
-    if column not in raw.columns:
+def _flag_columns(raw: pd.DataFrame) -> list[str]:
+    """Return the columns with nothing but 0 and 1 if there are two or more, as of a multi-hot."""
+    flags = [
+        name
+        for name in raw.columns
+        if len(raw) and set(raw[name].astype(str)) <= {"0", "1", "0.0", "1.0", "False", "True"}
+    ]
+    return flags if len(flags) > 1 else []
+
+
+def _texts(raw: pd.DataFrame, *, column: str | None, role: str) -> "pd.Series[str]":
+    if column is None:
         return pd.Series("", index=raw.index, dtype=str)
     values = raw[column]
     texts = values.where(values.notna(), "").astype(str)
-    return texts if column == "path" else texts.str.strip()
+    return texts if role == "path" else texts.str.strip()
 
 
 def _split_words(words: "pd.Series[str]", *, path: Path) -> "pd.Series[str]":
@@ -81,12 +172,12 @@ def _split_words(words: "pd.Series[str]", *, path: Path) -> "pd.Series[str]":
     return known
 
 
-def _check_filled(items: pd.DataFrame, *, path: Path) -> None:
-    for column in ("path", "label"):
-        empty = items.index[items[column] == ""]
+def _check_filled(items: pd.DataFrame, *, used: Mapping[str, str], path: Path) -> None:
+    for role in ("path", "label"):
+        empty = items.index[items[role] == ""]
         if len(empty):
             raise DataError(
-                f"{path} has {len(empty)} rows with an empty {column}, the first is data row"
+                f"{path} has {len(empty)} rows with an empty {used[role]}, the first is data row"
                 f" {int(empty[0]) + 1}."
             )
 
@@ -116,8 +207,8 @@ def _check_agreement(unique: pd.DataFrame, *, path: Path) -> None:
             )
 
 
-def _notes(raw: pd.DataFrame, *, num_copies: int, path: Path) -> list[str]:
-    unused = [str(name) for name in raw.columns if name not in COLUMNS]
+def _notes(raw: pd.DataFrame, *, used: Mapping[str, str], num_copies: int, path: Path) -> list[str]:
+    unused = [name for name in raw.columns if name not in used.values()]
     notes = [f"{path.name}: the columns {some_names(unused)} are not used."] if unused else []
     if num_copies:
         notes.append(f"{path.name}: {num_copies} rows repeat another row and count once.")

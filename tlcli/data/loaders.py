@@ -101,7 +101,15 @@ def epoch_batches(
         ConfigError: `batch_size` is below 1, or the seed or epoch below 0.
     """
     order = view_generator(seed=seed, content_key=0, view=epoch).permutation(num_images)
-    references = [(int(index), epoch) for index in order]
+    return training_batches([(int(index), epoch) for index in order], batch_size=batch_size)
+
+
+def training_batches(references: list[Reference], *, batch_size: int) -> list[list[Reference]]:
+    """Cut references into batches, none of which is a single image if that can be helped.
+
+    Raises:
+        ConfigError: `batch_size` is below 1.
+    """
     batches = _slices(references, batch_size=batch_size)
     if len(batches) > 1 and batch_size > 1 and len(batches[-1]) == 1:
         lone = batches.pop()

@@ -61,7 +61,7 @@ def sample_table(table: ImageTable, *, limit: int, seed: int) -> ImageTable:
     kept = []
     for split in table.splits:
         rows = table.part(split)
-        order = _generator(f"sample {split}", label="", seed=seed).permutation(len(rows))
+        order = seeded_generator(f"sample {split}", label="", seed=seed).permutation(len(rows))
         kept.append(rows.iloc[np.sort(order[:limit])])
     return table.with_items(pd.concat(kept, ignore_index=True))
 
@@ -84,10 +84,13 @@ def limit_table(table: ImageTable, *, limit: int, seed: int) -> ImageTable:
                 f"--limit {limit} is smaller than the {len(sizes)} classes of {split}; give at"
                 " least one image per class."
             )
-        seats = _deal_seats(sizes, limit=limit)
-        for label, positions in _positions(rows):
-            order = _generator(f"limit {split}", label=label, seed=seed).permutation(positions)
-            kept.append(rows.iloc[np.sort(order[: seats[label]])])
+        seats, chosen = _deal_seats(sizes, limit=limit), []
+        for label, positions in label_positions(rows):
+            order = seeded_generator(f"limit {split}", label=label, seed=seed).permutation(
+                positions
+            )
+            chosen.append(order[: seats[label]])
+        kept.append(rows.iloc[np.sort(np.concatenate(chosen))])
     return table.with_items(pd.concat(kept, ignore_index=True))
 
 
@@ -114,15 +117,22 @@ def _wanted_parts(
     return {split: fraction for split, fraction in asked.items() if fraction > 0}
 
 
-def _positions(rows: pd.DataFrame) -> list[tuple[str, npt.NDArray[np.intp]]]:
+def label_positions(rows: pd.DataFrame) -> list[tuple[str, npt.NDArray[np.intp]]]:
     """Return each label with the row numbers of its images, which are sorted by path."""
     found = sorted(rows.groupby("label").indices.items())
     return [(str(label), np.asarray(at, dtype=np.intp)) for label, at in found]
 
 
-def _generator(purpose: str, *, label: str, seed: int) -> np.random.Generator:
+def seeded_generator(purpose: str, *, label: str, seed: int) -> np.random.Generator:
+    """Return a generator that depends on what it is for, one label and the seed alone."""
     digest = hashlib.blake2b(f"{purpose}\0{seed}\0{label}".encode(), digest_size=16).digest()
     return np.random.Generator(np.random.Philox(key=np.frombuffer(digest, dtype=np.uint64)))
+
+
+def grouped_rows(rows: pd.DataFrame) -> npt.NDArray[np.object_]:
+    """Return the group of each row; an image without one is a group of its own."""
+    alone = rows["group"] == ""
+    return rows["group"].where(~alone, "\0" + rows["path"]).to_numpy()
 
 
 def _draw_images(
@@ -130,8 +140,8 @@ def _draw_images(
 ) -> npt.NDArray[np.object_]:
     """Return the new split of each row, class by class."""
     parts = np.full(len(rows), "train", dtype=object)
-    for label, positions in _positions(rows):
-        order = _generator("split", label=label, seed=seed).permutation(positions)
+    for label, positions in label_positions(rows):
+        order = seeded_generator("split", label=label, seed=seed).permutation(positions)
         left = len(order)
         for split, fraction in wanted.items():
             number = min(max(1, round(len(order) * fraction)), left - 1)
@@ -145,8 +155,7 @@ def _draw_groups(
 ) -> npt.NDArray[np.object_]:
     """Return the new split of each row, whole groups at a time; no group = a group of its own."""
     parts = np.full(len(rows), "train", dtype=object)
-    alone = rows["group"] == ""
-    groups = rows["group"].where(~alone, "\0" + rows["path"]).to_numpy()
+    groups = grouped_rows(rows)
     labels = rows["label"].to_numpy()
     remaining = 1.0
     for split, fraction in wanted.items():
@@ -178,7 +187,7 @@ def _choose_groups(
         raise DataError("There are too few groups to split; two or more are needed.")
     share = Fraction(fraction).limit_denominator(folds)
     share = min(max(share, Fraction(1, folds)), Fraction(folds - 1, folds))
-    generator = _generator("groups", label="", seed=seed)
+    generator = seeded_generator("groups", label="", seed=seed)
     random_state = int(generator.integers(2**32))
     splitter = StratifiedGroupKFold(share.denominator, shuffle=True, random_state=random_state)
     with warnings.catch_warnings():
@@ -201,7 +210,7 @@ def _choose_groups(
 
 
 def _single_notes(rows: pd.DataFrame) -> list[str]:
-    single = [label for label, positions in _positions(rows) if len(positions) == 1]
+    single = [label for label, positions in label_positions(rows) if len(positions) == 1]
     if not single:
         return []
     return [

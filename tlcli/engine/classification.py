@@ -6,17 +6,28 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from tlcli.data.loaders import ImageBatch
 from tlcli.data.preprocessing import Preprocessing
 from tlcli.data.transforms import normalize
+from tlcli.engine.class_losses import LossName, cross_entropy, focal_loss
 from tlcli.engine.metrics import fast_metrics
+from tlcli.engine.mixing import MixedBatch, mixed_images, mixed_targets
 from tlcli.engine.runtime import Runtime
 
 
 class ClassificationTask:
-    """A classifier of images, its loss and its metrics (see `Task`)."""
+    """A classifier of images, its loss and its metrics (see `Task`).
+
+    Args:
+        model: From normalised images to logits.
+        preprocessing: The pixels that it wants.
+        runtime: Device and precision.
+        loss: Of training; the metrics have the cross-entropy in any case.
+        focal_gamma: Of the focal loss.
+        label_smoothing: Of the cross-entropy.
+        class_weights: Weight of each class in the loss, shape (C,); None is 1 for all.
+    """
 
     def __init__(
         self,
@@ -24,23 +35,45 @@ class ClassificationTask:
         *,
         preprocessing: Preprocessing,
         runtime: Runtime,
+        loss: LossName = "cross-entropy",
+        focal_gamma: float = 2.0,
         label_smoothing: float = 0.0,
+        class_weights: Tensor | None = None,
     ) -> None:
         self.model = model
         self.preprocessing = preprocessing
         self.runtime = runtime
+        self.loss: LossName = loss
+        self.focal_gamma = focal_gamma
         self.label_smoothing = label_smoothing
+        self.class_weights = None if class_weights is None else class_weights.to(runtime.device)
 
-    def losses(self, batch: ImageBatch) -> Mapping[str, Tensor]:
-        """Return the mean cross-entropy of a batch."""
+    def losses(self, batch: ImageBatch | MixedBatch) -> Mapping[str, Tensor]:
+        """Return the mean loss of a batch; that of mixed images is measured on mixed labels."""
         targets = batch.targets.to(self.runtime.device, non_blocking=True)
-        logits = self.logits(batch.images)
-        return {"loss_cls": F.cross_entropy(logits, targets, label_smoothing=self.label_smoothing)}
+        inputs = self._inputs(batch.images)
+        if isinstance(batch, MixedBatch):
+            logits = self._logits(mixed_images(inputs, batch.mixture))
+            targets = mixed_targets(targets, batch.mixture, num_classes=logits.shape[1])
+        else:
+            logits = self._logits(inputs)
+        return {"loss_cls": self._loss(logits, targets)}
+
+    def _loss(self, logits: Tensor, targets: Tensor) -> Tensor:
+        weights = self.class_weights
+        if self.loss == "focal":
+            return focal_loss(logits, targets, gamma=self.focal_gamma, weights=weights)
+        return cross_entropy(logits, targets, label_smoothing=self.label_smoothing, weights=weights)
 
     def logits(self, images: Tensor) -> Tensor:
         """Return float32 logits (B, C) of uint8 images (B, 3, H, W)."""
+        return self._logits(self._inputs(images))
+
+    def _inputs(self, images: Tensor) -> Tensor:
         mean, std = self.preprocessing.mean, self.preprocessing.std
-        inputs = normalize(self.runtime.images(images), mean=mean, std=std)
+        return normalize(self.runtime.images(images), mean=mean, std=std)
+
+    def _logits(self, inputs: Tensor) -> Tensor:
         with self.runtime.autocast():
             logits: Tensor = self.model(inputs)
         return logits.float()

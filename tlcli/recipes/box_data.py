@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from tlcli.config import BoxDataConfig
-from tlcli.data.augment import AugmentLevel
+from tlcli.data.boxes.box_augment import BoxAugmentLevel
 from tlcli.data.boxes.box_batches import (
     BoxBatch,
     BoxDataset,
@@ -84,6 +84,11 @@ def load_run_boxes(
         whole = split_boxes(
             table, val_fraction=config.val_split, test_fraction=config.test_split, seed=seed
         )
+        if "val" in whole.splits and "val" not in table.splits:
+            talk.note(
+                f"No val part: {config.val_split:.0%} of the images are held out by --seed {seed} "
+                "(--val-split)."
+            )
     limited = limit_boxes(whole, limit=config.limit, seed=seed) if config.limit else whole
     images = limited.images
     copies, crossing = count_copies(limited.root, list(images["path"]), list(images["split"]))
@@ -141,6 +146,7 @@ def _load(config: BoxDataConfig, *, talk: Talk) -> tuple[BoxTable, tuple[tuple[s
 def _report(table: BoxTable, *, talk: Talk) -> None:
     parts = ", ".join(
         f"{part['images']} {split} images with {part['boxes']} boxes"
+        + (f" and {part['crowds']} crowds" if part["crowds"] else "")
         for split, part in table.counts().items()
     )
     talk.note(f"Data: {table.spec}: {len(table.classes)} classes, {parts}.")
@@ -167,7 +173,7 @@ class BoxReader:
         return box_samples(self.table, "train", for_training=True)
 
     def training(
-        self, *, augment: AugmentLevel, grad_accum_steps: int
+        self, *, augment: BoxAugmentLevel, grad_accum_steps: int
     ) -> tuple[int, Callable[[int, int], Iterable[list[BoxBatch]]]]:
         """Return the steps of an epoch, and a function from (epoch, steps done) to the others."""
         samples, seed = self.training_samples(), self.runtime.seed

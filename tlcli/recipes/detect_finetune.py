@@ -18,16 +18,20 @@ from tlcli.recipes.detection_job import (
     DetectionJob,
     backbone_of,
     detection_threads,
+    name_of,
     planned,
     prepare_detection,
     resolved_options,
+    runtime_of,
     untrained_detector,
+    with_model,
 )
 from tlcli.recipes.detection_judging import BoxJudge, judge_boxes
 from tlcli.recipes.finetune_job import first_state
 from tlcli.recipes.image_data import absolute_spec, absolute_weights, write_skipped_paths
 from tlcli.recipes.run_records import (
     is_finished,
+    keep_time_budget,
     phases_json,
     record_end,
     record_proof,
@@ -45,14 +49,16 @@ from tlcli.results.records import EvalReport
 from tlcli.results.run_dir import RunDirectory, check_free
 
 _NOTHING_FOUND = (
-    "val {} is 0 in every epoch: no box was found. Train longer, raise --lr, or see by "
-    "--limit 8 and the gallery whether the boxes are where they should be."
+    "val {} is 0 in every epoch: no detection matches a box. Train longer, try another --lr, or "
+    "see in the gallery whether the boxes are where they should be."
 )
 _FASTER = "Shorter: --unfreeze head, a smaller --image-size, fewer --epochs, or a GPU."
 
 
 def dry_run(config: DetectFinetuneConfig, *, talk: Talk) -> PlanReport:
     """Return what `run` would train, without a download, without a step, without writing."""
+    config = replace(config, model=with_model(config.model, talk=talk))
+    runtime_of(config)  # a device that is not there is told now
     boxes = load_run_boxes(config.data, seed=config.train.seed, talk=talk)
     require_box_parts(boxes.table)
     classes = boxes.table.classes
@@ -75,6 +81,8 @@ def run(config: DetectFinetuneConfig, *, talk: Talk) -> dict[str, Any]:
     Raises:
         TlcliError: For everything a user or the machine can get wrong; see `tlcli.errors`.
     """
+    if not config.output.resume:
+        config = replace(config, model=with_model(config.model, talk=talk))
     config = replace(
         config,
         data=replace(config.data, data=absolute_spec(config.data.data)),
@@ -82,7 +90,8 @@ def run(config: DetectFinetuneConfig, *, talk: Talk) -> dict[str, Any]:
     )
     path = run_path(config.output, name=_default_name(config))
     former = run_to_resume(config.output, path, talk=talk)
-    if former is not None and is_finished(former, talk=talk):
+    budget = config.train.max_time
+    if former is not None and is_finished(former, max_time=budget, talk=talk):
         return run_summary(former)
     if former is None:
         check_free(path, overwrite=config.output.overwrite)
@@ -91,13 +100,15 @@ def run(config: DetectFinetuneConfig, *, talk: Talk) -> dict[str, Any]:
     with folder.status_kept():
         if former is None:
             _write_start(folder, job)
+        else:
+            keep_time_budget(folder, max_time=budget)
         _train_and_judge(folder, job, is_resumed=former is not None, talk=talk)
     return run_summary(folder)
 
 
 def _default_name(config: DetectFinetuneConfig) -> str:
     body = (backbone_of(config.model) or "").rpartition("/")[2]
-    model = config.model.model.rpartition("/")[2]
+    model = name_of(config.model).rpartition("/")[2]
     data = Path(config.data.data.rpartition(":")[2]).stem
     return "-".join(part for part in ("detect", model, body, data) if part)
 
@@ -142,10 +153,10 @@ def _train_and_judge(
             if history.best_value == 0:
                 talk.warn(_NOTHING_FOUND.format(monitor))
             record_proof(folder, training.finish(history))
-            rows = folder.read_metrics()
-            draw_training_curves(
-                folder.path / "training_curves.png", rows=rows, metric=f"val/{monitor}"
-            )
+            if rows := folder.read_metrics():
+                draw_training_curves(
+                    folder.path / "training_curves.png", rows=rows, metric=f"val/{monitor}"
+                )
             started = time.perf_counter()
             reports = _judge_best(folder, judge, model=training.state.judged)
         except StopRequested as error:
@@ -153,6 +164,7 @@ def _train_and_judge(
     record_end(
         folder,
         best=history.best_json(monitor),
+        stopped=history.stopped,
         reports=reports,
         seconds={
             "prepare": job.seconds_prepare,
@@ -191,7 +203,9 @@ def _training(folder: RunDirectory, job: DetectionJob, *, judge: BoxJudge, talk:
         run=folder,
         runtime=job.runtime,
         epochs=train.epochs,
+        steps_per_epoch=steps_per_epoch,
         patience=train.patience,
+        max_seconds=train.max_seconds,
         monitor=train.monitor,
         clip_grad=train.clip_grad,
         train_steps=with_estimate(

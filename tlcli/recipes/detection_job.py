@@ -9,9 +9,10 @@ from tlcli.config import DetectFinetuneConfig, DetectorConfig, options_of
 from tlcli.engine.cpu_memory import available_cores, available_memory
 from tlcli.engine.runtime import Runtime, choose_runtime
 from tlcli.errors import ConfigError
-from tlcli.models.detectors.architectures import ARCHITECTURES
+from tlcli.models.detectors.architectures import ARCHITECTURES, FASTER_RCNN
 from tlcli.models.detectors.detector import Detector, DetectorBuild
 from tlcli.models.detectors.detector_catalog import create_detector, find_published
+from tlcli.models.detectors.detector_weights import DESCRIPTION, run_folder
 from tlcli.models.detectors.saved_detector import (
     DetectorDescription,
     build_detector,
@@ -26,6 +27,7 @@ from tlcli.recipes.talk import Talk
 from tlcli.recipes.training_plan import TrainingPlan, decided_options, plan_training
 from tlcli.results.run_dir import RunDirectory
 
+DEFAULT_MODEL = FASTER_RCNN
 DEFAULT_BACKBONE = "timm/tf_efficientnet_lite0"
 """Of the architectures that work on any: light enough for a laptop, and it has real weights."""
 _GPU_THREADS = 4
@@ -57,6 +59,17 @@ class DetectionJob:
         )
 
 
+def runtime_of(config: DetectFinetuneConfig) -> Runtime:
+    """Pick device and precision."""
+    return choose_runtime(
+        config.runtime.device,
+        amp=config.runtime.amp,
+        amp_dtype=config.runtime.amp_dtype,
+        channels_last=config.runtime.channels_last,
+        seed=config.train.seed,
+    )
+
+
 def prepare_detection(
     config: DetectFinetuneConfig, *, former: RunDirectory | None, talk: Talk
 ) -> DetectionJob:
@@ -68,13 +81,7 @@ def prepare_detection(
         talk: Is told where the weights come from.
     """
     started = time.perf_counter()
-    runtime = choose_runtime(
-        config.runtime.device,
-        amp=config.runtime.amp,
-        amp_dtype=config.runtime.amp_dtype,
-        channels_last=config.runtime.channels_last,
-        seed=config.train.seed,
-    )
+    runtime = runtime_of(config)
     boxes = load_run_boxes(
         config.data,
         seed=config.train.seed,
@@ -133,17 +140,38 @@ def planned(
     return model, plan
 
 
+def with_model(model: DetectorConfig, *, talk: Talk) -> DetectorConfig:
+    """Fill in the detector where none is named: that of the run in `--weights`, or the default."""
+    if model.model is not None:
+        return model
+    folder = None if model.backbone else run_folder(model.weights)
+    if folder is None:
+        talk.note(f"No --model given: using {DEFAULT_MODEL}.")
+        return replace(model, model=DEFAULT_MODEL)
+    build = read_detector_description(folder / DESCRIPTION).build
+    on = f" on {build.backbone}" if build.backbone else ""
+    talk.note(f"No --model given: using {build.model}{on}, as {folder} does.")
+    return replace(model, model=build.model, backbone=build.backbone)
+
+
+def name_of(model: DetectorConfig) -> str:
+    """Return the detector that is meant, after `with_model`."""
+    assert model.model is not None
+    return model.model
+
+
 def backbone_of(model: DetectorConfig) -> str | None:
     """Return the backbone that is meant; None for torchvision's own detectors.
 
     Raises:
         ConfigError: If one is given for a detector that has its own.
     """
-    if model.model in ARCHITECTURES:
+    name = name_of(model)
+    if name in ARCHITECTURES:
         return model.backbone or DEFAULT_BACKBONE
     if model.backbone is not None:
         raise ConfigError(
-            f"--backbone {model.backbone} has no effect on {model.model}, which has its own: use "
+            f"--backbone {model.backbone} has no effect on {name}, which has its own: use "
             f"--model {', '.join(ARCHITECTURES)} with any backbone."
         )
     return None
@@ -154,8 +182,15 @@ def load_detector_of(model: DetectorConfig, *, classes: tuple[str, ...], talk: T
     detector = _create(model, classes=classes, weights=model.weights)
     on = f" on {detector.backbone}" if detector.backbone else ""
     origin = f" from {detector.weights.path}" if detector.weights.path else ""
-    size = detector.build.image_size
-    talk.note(f"Model: {detector.name}{on}, {size} px, weights {detector.weights.tag}{origin}.")
+    build, maps = detector.build, ""
+    if build.strides:
+        maps = f", strides {','.join(map(str, build.strides))}"
+    if build.anchor_size is not None:
+        maps += f", anchors from {build.anchor_size:g} px"
+    talk.note(
+        f"Model: {detector.name}{on}, {build.image_size} px{maps}, weights "
+        f"{detector.weights.tag}{origin}."
+    )
     for remark in detector.weights.remarks:
         talk.note(f"Weights: {remark}")
     if detector.key_table:
@@ -172,7 +207,7 @@ def untrained_detector(model: DetectorConfig, *, classes: tuple[str, ...], talk:
         WeightsError: If there are no such weights.
     """
     backbone = backbone_of(model)
-    published = find_published(model.model, backbone=backbone, weights=model.weights)
+    published = find_published(name_of(model), backbone=backbone, weights=model.weights)
     if published is None:
         return _create(model, classes=classes, weights=model.weights)
     if published.path is None:
@@ -189,7 +224,7 @@ def untrained_detector(model: DetectorConfig, *, classes: tuple[str, ...], talk:
 
 def _create(model: DetectorConfig, *, classes: tuple[str, ...], weights: str) -> Detector:
     return create_detector(
-        model.model,
+        name_of(model),
         backbone=backbone_of(model),
         weights=weights,
         class_names=classes,
@@ -224,6 +259,7 @@ def resolved_options(job: DetectionJob) -> dict[str, Any]:
     """Return every option with the value that was used where none was given."""
     decided = decided_options(job.plan, train=job.config.train, freezing=job.config.freezing)
     options = options_of(job.config) | decided
+    options["model"] = name_of(job.config.model)
     options["backbone"] = backbone_of(job.config.model)
     build = job.detector.build
     options["image_size"] = build.image_size

@@ -9,6 +9,7 @@ import numpy.typing as npt
 from torch import nn
 
 from tlcli.data.boxes.box_table import BoxTable
+from tlcli.data.table import some_names
 from tlcli.engine.box_metrics import BoxEvaluation, detection_report, evaluate_boxes
 from tlcli.engine.coco_engines import coco_engine
 from tlcli.engine.detection import predict_boxes
@@ -94,12 +95,11 @@ def category_ids_of_labels(
     boxes, known_names = table.counts()[split]["per_class"], set(class_names)
     unknown = [name for name, count in boxes.items() if count and name not in known_names]
     if unknown:
-        shown = ", ".join(f"'{name}'" for name in unknown[:5])
-        known = ", ".join(f"'{name}'" for name in class_names[:5])
+        shared = sum(count > 0 for count in boxes.values()) - len(unknown)
         raise DataError(
-            f"{len(unknown)} of {len(table.classes)} classes of the data are unknown to the "
-            f"model: {shown}. The model's {len(class_names)} classes begin with {known}. Rename "
-            "the categories, or fine-tune a detector on this data."
+            f"{len(unknown)} of the {len(unknown) + shared} classes with boxes are unknown to the "
+            f"model: {some_names(unknown, most=5)}. It knows {some_names(class_names, most=5)}. "
+            "Rename the categories, or fine-tune a detector on this data."
         )
     id_of = {category.name: category.id for category in table.categories}
     return np.array([_DROPPED, *(id_of.get(name, _DROPPED) for name in class_names)])

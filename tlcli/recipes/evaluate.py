@@ -168,14 +168,14 @@ def _own_data(folder: RunDirectory, config: EvaluateConfig, *, talk: Talk) -> tu
     refuse_mixture(config)
     record = folder.read_record()
     kept = record["config"]
+    columns = ("path_column", "label_column", "split_column", "group_column")
     data = DataConfig(
         data=kept["data"],
-        val_split=kept["val_split"],
-        test_split=kept["test_split"],
         limit=kept["limit"],
         on_bad_image=kept["on_bad_image"],
+        **{name: kept.get(name) for name in columns},
     )
-    images = load_images(data, seed=kept["seed"], saved_split=folder.splits_path, talk=talk)
+    images = load_images(data, seed=kept["seed"], former=folder, talk=talk)
     check_own_data(images.whole.fingerprint, record, spec=data.data)
     split = config.split or ("test" if "test" in images.table.splits else "val")
     warn_if_chosen_by(split, talk=talk)
@@ -184,9 +184,16 @@ def _own_data(folder: RunDirectory, config: EvaluateConfig, *, talk: Talk) -> tu
 
 def _given_data(spec: str, config: EvaluateConfig, *, talk: Talk) -> tuple[RunImages, str]:
     """Load other data as it is: its own splits, or all of it where it has none."""
-    images = load_unsplit(
-        spec, limit=config.limit, on_bad_image=config.on_bad_image, seed=config.seed or 0, talk=talk
+    data = DataConfig(
+        data=spec,
+        limit=config.limit or 0,
+        on_bad_image=config.on_bad_image,
+        classes=config.classes,
+        path_column=config.path_column,
+        label_column=config.label_column,
+        split_column=config.split_column,
     )
+    images = load_unsplit(data, seed=config.seed or 0, offline=config.offline, talk=talk)
     table = images.table
     if config.split == "all":
         table = table.with_items(table.items.assign(split="unsplit"))

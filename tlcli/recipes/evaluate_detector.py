@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from tlcli.config import BoxDataConfig, EvaluateConfig, options_of
+from tlcli.data.boxes.box_table import check_judgeable
 from tlcli.engine.runtime import describe_environment
 from tlcli.errors import ConfigError, ModelError
 from tlcli.models.detectors.detector import Detector
@@ -124,6 +125,9 @@ def _refuse_classifier_options(config: EvaluateConfig) -> None:
             f"--input-size {config.input_size} has no effect on a detector, which takes pictures "
             "of any size: leave it."
         )
+    for option, value in config.image_options.items():
+        if value is not None:
+            raise ConfigError(f"{option} {value} has no effect on a detector and its boxes.")
 
 
 def _own_data(folder: RunDirectory, config: EvaluateConfig, *, talk: Talk) -> tuple[RunBoxes, str]:
@@ -144,7 +148,7 @@ def _given_data(spec: str, config: EvaluateConfig, *, talk: Talk) -> tuple[RunBo
     """Load other data as it is: its own splits, or all of it where it has none."""
     data = BoxDataConfig(
         data=spec,
-        limit=config.limit,
+        limit=config.limit or 0,
         on_bad_image=config.on_bad_image,
         on_bad_box=config.on_bad_box,
     )
@@ -152,7 +156,7 @@ def _given_data(spec: str, config: EvaluateConfig, *, talk: Talk) -> tuple[RunBo
     if config.split == "all":
         boxes = as_one_part(boxes)
     split = choose_split(config.split, present=boxes.table.splits)
-    boxes.table.images_of(split)  # an error that names the splits there are
+    check_judgeable(boxes.table, split)
     return boxes, split
 
 

@@ -80,12 +80,10 @@ def refuse_mixture(config: EvaluateConfig) -> None:
     """Refuse what makes no sense on the data that a run was trained on.
 
     Raises:
-        ConfigError: For `--split all` and `--limit`.
+        ConfigError: For `--split all`.
     """
     if config.split == "all":
         raise ConfigError("--split all would mix images trained on with others; name one split.")
-    if config.limit:
-        raise ConfigError("--limit has no effect on a run's own data: its limit is kept.")
 
 
 def check_own_data(fingerprint: str, record: Mapping[str, Any], *, spec: str) -> None:

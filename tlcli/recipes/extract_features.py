@@ -28,11 +28,11 @@ from tlcli.recipes.feature_folder import (
     head_path,
 )
 from tlcli.recipes.image_data import (
-    absolute_spec,
     absolute_weights,
     load_images,
     require_parts,
     warn_of_copies,
+    with_absolute_paths,
     write_skipped,
 )
 from tlcli.recipes.leaderboard import assumed_preprocessing, leaderboard
@@ -66,7 +66,7 @@ def run(config: ExtractConfig, *, talk: Talk) -> dict[str, Any] | None:
         TlcliError: For everything a user or the machine can get wrong; see `tlcli.errors`.
     """
     check_probe(config.probe)
-    config = replace(config, data=replace(config.data, data=absolute_spec(config.data.data)))
+    config = replace(config, data=with_absolute_paths(config.data))
     models = split_models(config.model)
     folders = _folders(config, models)
     workers = workers_of_torchrun()
@@ -74,7 +74,13 @@ def run(config: ExtractConfig, *, talk: Talk) -> dict[str, Any] | None:
     share = share_of(shard, workers=workers)
     check_models(config.features, models)
     with together(workers):
-        images = load_images(config.data, seed=config.seed, find_copies=False, talk=talk)
+        images = load_images(
+            config.data,
+            seed=config.seed,
+            find_copies=False,
+            offline=config.model.offline,
+            talk=talk,
+        )
         if not config.no_head:
             require_parts(images.table)
         summaries = []

@@ -246,7 +246,7 @@ def _features_of(
 
 
 def _is_folded(features: FeaturesConfig, runtime: Runtime) -> bool:
-    return features.fold and runtime.amp_dtype is None
+    return features.fold_norm and runtime.amp_dtype is None
 
 
 def _key(

@@ -23,6 +23,7 @@ HEAD = "head"
 """Name of the run folder, in the folder of features, with the head that was solved first."""
 _TELLING_OPTIONS = (
     *("data", "val_split", "test_split", "limit", "on_bad_image", "views", "augment", "seed"),
+    *("fold", "path_column", "label_column", "split_column", "group_column"),
     *("head", "penalties", "shots", "repeats", "monitor"),
 )
 """What decides which head comes of the same rows."""
@@ -128,9 +129,10 @@ def head_path(folder: FeatureFolder, probe: ProbeHeadConfig) -> Path:
         if not path.exists():
             return path
         record = RunDirectory.open(path).read_record()
-        if record["status"] != "finished" or all(
+        is_of_these = record["classes"] == folder.record["classes"] and all(
             record["config"].get(name) == wanted.get(name) for name in _TELLING_OPTIONS
-        ):
+        )
+        if record["status"] != "finished" or is_of_these:
             return path
     raise AssertionError("itertools.count ended")
 

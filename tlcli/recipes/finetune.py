@@ -20,15 +20,14 @@ from tlcli.backbones.pretrained import (
 from tlcli.backbones.protocol import Backbone, LoadedWeights
 from tlcli.config import FinetuneConfig
 from tlcli.data.split_file import write_split
-from tlcli.engine.classification import ClassificationTask
 from tlcli.engine.interrupts import StopRequested, StopSignals
-from tlcli.engine.loop import evaluate
 from tlcli.engine.runtime import choose_runtime, describe_environment
 from tlcli.models.saved_model import write_description
+from tlcli.recipes.classifier_training import prepare_training
 from tlcli.recipes.feature_places import find_features
 from tlcli.recipes.finetune_job import (
     Job,
-    first_state,
+    leave_out_at_random,
     prepare_job,
     resolved_options,
     warn_of_holes,
@@ -36,15 +35,17 @@ from tlcli.recipes.finetune_job import (
 )
 from tlcli.recipes.head_in_network import find_starting_head, start_from_head
 from tlcli.recipes.image_data import (
-    absolute_spec,
     absolute_weights,
     load_images,
     require_parts,
+    with_absolute_paths,
     write_skipped,
 )
 from tlcli.recipes.judging import judge
+from tlcli.recipes.lr_search import with_found_rate
 from tlcli.recipes.run_records import (
     is_finished,
+    keep_time_budget,
     phases_json,
     record_end,
     record_proof,
@@ -59,7 +60,6 @@ from tlcli.recipes.training_plan import (
     describe_plan,
     plan_training,
 )
-from tlcli.recipes.training_run import Training
 from tlcli.results.figures import draw_training_curves
 from tlcli.results.records import EvalReport
 from tlcli.results.run_dir import RunDirectory, check_free
@@ -71,7 +71,9 @@ def dry_run(config: FinetuneConfig, *, talk: Talk) -> PlanReport:
     name = parse_backbone_name(config.model.model)
     choice = choose_weights(name, config.model.weights)
     backbone = _planned_backbone(config, choice, talk=talk)
-    images = load_images(config.data, seed=config.train.seed, talk=talk)
+    images = load_images(
+        config.data, seed=config.train.seed, offline=config.model.offline, talk=talk
+    )
     require_parts(images.table)
     classes = len(images.table.classes)
     model = with_new_head(backbone, config, num_classes=classes)
@@ -82,7 +84,10 @@ def dry_run(config: FinetuneConfig, *, talk: Talk) -> PlanReport:
         freezing=config.freezing,
         train=config.train,
     )
+    leave_out_at_random(model, plan, backbone=backbone, train=config.train)
     warn_of_holes(plan, model=model, talk=talk)
+    if config.train.lr == "auto":
+        talk.note("--lr auto: the rates below are those of the default; a run looks for its own.")
     return describe_plan(
         plan, model=model, train=config.train, name=str(name), weights=str(choice), classes=classes
     )
@@ -145,7 +150,8 @@ def run(config: FinetuneConfig, *, talk: Talk) -> dict[str, Any]:
     config = _with_absolute_paths(config)
     path = run_path(config.output, name=_default_name(config))
     former = run_to_resume(config.output, path, talk=talk)
-    if former is not None and is_finished(former, talk=talk):
+    budget = config.train.max_time
+    if former is not None and is_finished(former, max_time=budget, talk=talk):
         return run_summary(former)
     if former is None:
         check_free(path, overwrite=config.output.overwrite)
@@ -153,7 +159,10 @@ def run(config: FinetuneConfig, *, talk: Talk) -> dict[str, Any]:
     folder = former or RunDirectory.create(path, overwrite=config.output.overwrite)
     with folder.status_kept():
         if former is None:
+            job = with_found_rate(folder, job, talk=talk)
             _write_start(folder, job)
+        else:
+            keep_time_budget(folder, max_time=budget)
         _train_and_judge(folder, job, is_resumed=former is not None, talk=talk)
     return run_summary(folder)
 
@@ -165,7 +174,7 @@ def _with_absolute_paths(config: FinetuneConfig) -> FinetuneConfig:
         head = str(find_features(head).resolve())
     return replace(
         config,
-        data=replace(config.data, data=absolute_spec(config.data.data)),
+        data=with_absolute_paths(config.data),
         model=replace(config.model, weights=absolute_weights(config.model.weights)),
         freezing=replace(config.freezing, init_head=head),
     )
@@ -199,14 +208,15 @@ def _write_start(folder: RunDirectory, job: Job) -> None:
 
 def _train_and_judge(folder: RunDirectory, job: Job, *, is_resumed: bool, talk: Talk) -> None:
     with StopSignals() as signals:
-        training = _training(folder, job, signals=signals, talk=talk)
+        training = prepare_training(folder, job, signals=signals, talk=talk)
         history = training.go_on() if is_resumed else training.start()
         try:
             if job.config.freezing.init_head:
                 training.judge_start(history)
             training.train(history, check_stop=signals.check)
             record_proof(folder, training.finish(history))
-            draw_training_curves(folder.path / "training_curves.png", rows=folder.read_metrics())
+            if rows := folder.read_metrics():
+                draw_training_curves(folder.path / "training_curves.png", rows=rows)
             started = time.perf_counter()
             reports = _judge_best(folder, job, model=training.state.judged, signals=signals)
         except StopRequested as error:
@@ -214,6 +224,7 @@ def _train_and_judge(folder: RunDirectory, job: Job, *, is_resumed: bool, talk: 
     record_end(
         folder,
         best=history.best_json(job.config.train.monitor),
+        stopped=history.stopped,
         reports=reports,
         seconds={
             "prepare": job.seconds_prepare,
@@ -241,43 +252,3 @@ def _judge_best(
         for split in ("val", "test")
         if split in job.images.table.splits
     }
-
-
-def _training(folder: RunDirectory, job: Job, *, signals: StopSignals, talk: Talk) -> Training:
-    """Put the model, the optimizer and the data together."""
-    train = job.config.train
-    steps_per_epoch, train_steps = job.reader.training(
-        augment=train.augment, grad_accum_steps=train.grad_accum_steps
-    )
-    state = first_state(
-        job.model, job.plan, train=train, runtime=job.runtime, steps_per_epoch=steps_per_epoch
-    )
-    judged = ClassificationTask(
-        state.judged, preprocessing=job.backbone.preprocessing, runtime=job.runtime
-    )
-    paths = job.images.table.part("train")["path"]
-    return Training(
-        command="finetune",
-        task=ClassificationTask(
-            state.model,
-            preprocessing=job.backbone.preprocessing,
-            runtime=job.runtime,
-            label_smoothing=train.label_smoothing,
-        ),
-        state=state,
-        run=folder,
-        runtime=job.runtime,
-        epochs=train.epochs,
-        patience=train.patience,
-        monitor=train.monitor,
-        clip_grad=train.clip_grad,
-        train_steps=train_steps,
-        validate=lambda: evaluate(
-            judged.model,
-            job.reader.evaluation("val"),
-            evaluator=judged.evaluator(),
-            check_stop=signals.check,
-        ).compute(),
-        file_of=lambda index: str(paths[index]),
-        talk=talk,
-    )

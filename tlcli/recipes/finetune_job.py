@@ -13,15 +13,16 @@ from tlcli.backbones.pretrained import (
     create_backbone,
 )
 from tlcli.backbones.protocol import Backbone
-from tlcli.config import FinetuneConfig, ModelConfig, OptimConfig, options_of
+from tlcli.config import FinetuneConfig, ModelConfig, OptimConfig, TrainConfig, options_of
 from tlcli.engine.ema import averaged_copy
 from tlcli.engine.optim import build_optimizer, build_scheduler, learning_rate_factor
 from tlcli.engine.runtime import Runtime, choose_runtime
 from tlcli.engine.training_state import TrainingState
-from tlcli.errors import DataError, MachineError
+from tlcli.errors import ConfigError, DataError, MachineError
 from tlcli.models.head import parse_head, replace_heads
 from tlcli.models.saved_model import ModelDescription, read_description
 from tlcli.models.staged import StagedModel, norms_of
+from tlcli.models.stochastic_layers import set_drop_path, set_head_dropout
 from tlcli.recipes.head_in_network import start_from_head
 from tlcli.recipes.image_data import (
     BatchReader,
@@ -85,7 +86,8 @@ def prepare_job(config: FinetuneConfig, *, former: RunDirectory | None, talk: Ta
     images = load_images(
         config.data,
         seed=config.train.seed,
-        saved_split=former.splits_path if former else None,
+        former=former,
+        offline=config.model.offline,
         talk=talk,
     )
     require_parts(images.table)
@@ -107,6 +109,7 @@ def prepare_job(config: FinetuneConfig, *, former: RunDirectory | None, talk: Ta
         freezing=config.freezing,
         train=config.train,
     )
+    leave_out_at_random(model, plan, backbone=backbone, train=config.train)
     warn_of_holes(plan, model=model, talk=talk)
     runtime.place(model)
     reader = BatchReader(
@@ -196,6 +199,27 @@ def with_new_head(backbone: Backbone, config: FinetuneConfig, *, num_classes: in
     )
     kept_norms = norms_of(backbone.network) if config.freezing.freeze_norm else frozenset()
     return StagedModel(backbone.network, stages=backbone.stages, kept_norms=kept_norms)
+
+
+def leave_out_at_random(
+    model: StagedModel, plan: TrainingPlan, *, backbone: Backbone, train: TrainConfig
+) -> None:
+    """Give a network the drop path and the head dropout that are asked for, in place.
+
+    Raises:
+        ConfigError: If no block is trained that could be skipped.
+    """
+    if train.head_dropout is not None:
+        set_head_dropout(model.network, head_names=backbone.head_names, rate=train.head_dropout)
+    if train.drop_path is None:
+        return
+    blocks = set_drop_path(model.network, rate=train.drop_path)
+    trained = plan.phases[-1].trained
+    if blocks and not any(model.stage_of(block).name in trained for block in blocks):
+        raise ConfigError(
+            f"--drop-path {train.drop_path:g} has no effect: the blocks that it would skip are "
+            "frozen, and frozen stages are never changed at random."
+        )
 
 
 def warn_of_holes(plan: TrainingPlan, *, model: StagedModel, talk: Talk) -> None:

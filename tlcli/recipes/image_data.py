@@ -3,13 +3,20 @@
 import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from tlcli.config import DataConfig, OnBadImage
-from tlcli.data.augment import AugmentLevel, train_transform
+from tlcli.config import DataConfig
+from tlcli.data.augment import TrainTransform
+from tlcli.data.balanced import balanced_batches
+from tlcli.data.cache_folder import cache_folder
 from tlcli.data.catalog import load_table
+from tlcli.data.class_file import ClassName, choose_classes, read_class_file
+from tlcli.data.csv_table import TableColumns
+from tlcli.data.data_spec import HUB, TORCHVISION
+from tlcli.data.data_spec import absolute_spec as absolute_spec
+from tlcli.data.folds import fold_table
 from tlcli.data.image_check import check_images, find_duplicates
 from tlcli.data.loaders import (
     ImageBatch,
@@ -28,10 +35,10 @@ from tlcli.errors import BadImageError, DataError
 from tlcli.recipes.talk import Talk
 from tlcli.results.atomic import write_csv
 from tlcli.results.counted import counted
+from tlcli.results.run_dir import RunDirectory
 
 B = TypeVar("B")
 
-_SAMPLE_PREFIX = "sample:"
 _GPU_WORKERS = 8
 
 
@@ -49,6 +56,8 @@ class RunImages:
     """Images that equal an earlier one byte for byte."""
     crossing_copies: int = 0
     """Sets of equal images that lie in more than one split."""
+    class_names: tuple[ClassName, ...] | None = None
+    """What `--classes` chose; None without it."""
 
     def to_json(self) -> dict[str, Any]:
         """Return what `run.json` says of the data."""
@@ -59,6 +68,7 @@ class RunImages:
             "skipped": len(self.skipped),
             "exact_copies": self.copies,
             "copies_across_splits": self.crossing_copies,
+            "class_names": self.class_names and [list(name) for name in self.class_names],
         }
 
 
@@ -70,15 +80,16 @@ def require_parts(table: ImageTable) -> None:
     """
     for split, remedy in (
         ("train", "Name the folder or the rows to learn from 'train'."),
-        ("val", "Give --val-split above 0, or more images per class."),
+        ("val", "Give --val-split above 0 or --fold, or more images per class."),
     ):
         if split not in table.splits:
             raise DataError(f"{table.spec} has no images in the part '{split}'. {remedy}")
 
 
-def absolute_spec(spec: str) -> str:
-    """Return a data specification that means the same from any folder."""
-    return spec if spec.startswith(_SAMPLE_PREFIX) else str(Path(spec).expanduser().resolve())
+def with_absolute_paths(config: DataConfig) -> DataConfig:
+    """Let the data options mean the same from any folder, as `config.toml` has to."""
+    classes = config.classes and str(Path(config.classes).expanduser().resolve())
+    return replace(config, data=absolute_spec(config.data), classes=classes)
 
 
 def absolute_weights(weights: str) -> str:
@@ -92,8 +103,9 @@ def load_images(
     config: DataConfig,
     *,
     seed: int,
-    saved_split: Path | None = None,
+    former: RunDirectory | None = None,
     find_copies: bool = True,
+    offline: bool = False,
     talk: Talk,
 ) -> RunImages:
     """Load the table of `--data`, leave out bad images if asked to, and split it.
@@ -101,17 +113,17 @@ def load_images(
     Args:
         config: The data options.
         seed: Of the split.
-        saved_split: `splits.csv` of a run to go on with, instead of a new split.
+        former: A run to go on with: its split and its choice of classes are taken.
         find_copies: Look for images that are exact copies of others.
+        offline: Download nothing.
         talk: Is told of everything found.
     """
-    table, skipped = _load(config.data, on_bad_image=config.on_bad_image, talk=talk)
-    if saved_split is not None:
-        whole = read_split(table, saved_split)
+    chosen = _chosen_classes(config) if former is None else _kept_classes(former)
+    table, skipped = _load(config, classes=chosen, offline=offline, talk=talk)
+    if former is not None:
+        whole = read_split(table, former.splits_path)
     else:
-        whole = split_table(
-            table, val_fraction=config.val_split, test_fraction=config.test_split, seed=seed
-        )
+        whole = _split(table, config, seed=seed)
     limited = limit_table(whole, limit=config.limit, seed=seed) if config.limit else whole
     items = limited.items
     copies, crossing = (
@@ -122,18 +134,40 @@ def load_images(
     _report(limited, talk=talk)
     warn_of_copies(copies, crossing=crossing, talk=talk)
     return RunImages(
-        table=limited, whole=whole, skipped=skipped, copies=copies, crossing_copies=crossing
+        table=limited,
+        whole=whole,
+        skipped=skipped,
+        copies=copies,
+        crossing_copies=crossing,
+        class_names=chosen,
     )
 
 
-def load_unsplit(
-    spec: str, *, limit: int, on_bad_image: OnBadImage, seed: int, talk: Talk
-) -> RunImages:
+def _split(table: ImageTable, config: DataConfig, *, seed: int) -> ImageTable:
+    test = config.test_split
+    if config.fold_of is None:
+        return split_table(table, val_fraction=config.val_split, test_fraction=test, seed=seed)
+    fold, folds = config.fold_of
+    return fold_table(table, fold=fold, folds=folds, test_fraction=test, seed=seed)
+
+
+def _chosen_classes(config: DataConfig) -> tuple[ClassName, ...] | None:
+    return None if config.classes is None else read_class_file(Path(config.classes).expanduser())
+
+
+def _kept_classes(former: RunDirectory) -> tuple[ClassName, ...] | None:
+    """Return what `--classes` chose when a run began, whatever became of the file."""
+    kept = former.read_record()["data"].get("class_names")
+    return kept and tuple(ClassName(old, new) for old, new in kept)
+
+
+def load_unsplit(config: DataConfig, *, seed: int, offline: bool = False, talk: Talk) -> RunImages:
     """Load a table with the splits it comes with, for evaluation only."""
-    table, skipped = _load(spec, on_bad_image=on_bad_image, talk=talk)
-    limited = sample_table(table, limit=limit, seed=seed) if limit else table
+    chosen = _chosen_classes(config)
+    table, skipped = _load(config, classes=chosen, offline=offline, talk=talk)
+    limited = sample_table(table, limit=config.limit, seed=seed) if config.limit else table
     _report(limited, talk=talk)
-    return RunImages(table=limited, whole=table, skipped=skipped)
+    return RunImages(table=limited, whole=table, skipped=skipped, class_names=chosen)
 
 
 def write_skipped(images: RunImages, folder: Path) -> None:
@@ -148,10 +182,21 @@ def write_skipped_paths(skipped: Sequence[tuple[str, str]], folder: Path) -> Non
 
 
 def _load(
-    spec: str, *, on_bad_image: OnBadImage, talk: Talk
+    config: DataConfig, *, classes: Sequence[ClassName] | None, offline: bool, talk: Talk
 ) -> tuple[ImageTable, tuple[tuple[str, str], ...]]:
-    table = load_table(spec)
-    if on_bad_image == "fail":
+    columns = TableColumns(
+        path=config.path_column,
+        label=config.label_column,
+        split=config.split_column,
+        group=config.group_column,
+    )
+    if config.data.startswith((TORCHVISION, HUB)):
+        kept = cache_folder()
+        talk.note(f"{config.data} is fetched if it is not here yet, and kept in {kept}.")
+    table = load_table(config.data, columns=columns, offline=offline)
+    if classes is not None:
+        table = choose_classes(table, classes)
+    if config.on_bad_image == "fail":
         return table, ()
     return _without_bad_images(table, talk=talk)
 
@@ -238,20 +283,24 @@ class BatchReader:
         yield from self.talk.track(self._read(dataset, batches), label=split, num_images=len(paths))
 
     def training(
-        self, *, augment: AugmentLevel, grad_accum_steps: int
+        self, *, transform: TrainTransform, grad_accum_steps: int, is_balanced: bool = False
     ) -> tuple[int, Callable[[int, int], Iterable[list[ImageBatch]]]]:
-        """Return the steps of an epoch, and a function from (epoch, steps done) to the others."""
+        """Return the steps of an epoch, and a function from (epoch, steps done) to the others.
+
+        Args:
+            transform: Makes the views of train images.
+            grad_accum_steps: Batches per step.
+            is_balanced: Show every class equally often, instead of every image once.
+        """
         paths, seed = self.table.paths("train"), self.runtime.seed
-        dataset = ImageDataset(
-            paths,
-            self.table.targets("train"),
-            transform=train_transform(self.preprocessing, level=augment),
-            seed=seed,
-        )
+        targets, size = self.table.targets("train"), self.batch_size
+        dataset = ImageDataset(paths, targets, transform=transform, seed=seed)
 
         def references(epoch: int) -> list[list[tuple[int, int]]]:
             """Return which images make each batch of an epoch."""
-            return epoch_batches(len(paths), batch_size=self.batch_size, seed=seed, epoch=epoch)
+            if is_balanced:
+                return balanced_batches(targets, batch_size=size, seed=seed, epoch=epoch)
+            return epoch_batches(len(paths), batch_size=size, seed=seed, epoch=epoch)
 
         def steps(epoch: int, done: int) -> Iterator[list[ImageBatch]]:
             """Yield the batches of each step that is left after `done` ones."""

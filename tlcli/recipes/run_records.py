@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from tlcli.config import OutputConfig
+from tlcli.config.checks import seconds_of
 from tlcli.errors import ConfigError, FrozenMovedError
 from tlcli.models.unfreezing import Phase
 from tlcli.recipes.talk import Talk
@@ -14,6 +15,8 @@ from tlcli.results.run_dir import RunDirectory, default_run_path
 RUNS = Path("runs")
 """Where runs go that are given no --output."""
 _SUMMARY = ("status", "best", "results", "frozen", "trunk_cache", "seconds")
+OUT_OF_TIME = "max_time"
+"""What `stopped` of `run.json` says of a training that ended for --max-time."""
 _OUTPUT_OPTIONS = ("output", "overwrite", "resume")
 
 
@@ -45,12 +48,40 @@ def run_to_resume(output: OutputConfig, path: Path, *, talk: Talk) -> RunDirecto
     return folder
 
 
-def is_finished(former: RunDirectory | None, *, talk: Talk) -> bool:
-    """Say whether nothing is left to do of a run to go on with."""
+def is_finished(former: RunDirectory | None, *, max_time: str | None, talk: Talk) -> bool:
+    """Say whether nothing is left to do of a run to go on with.
+
+    Args:
+        former: The run.
+        max_time: The time budget that it may have from now on; a larger one than before lets a
+            run go on that stopped for it.
+        talk: Is told if nothing is left.
+    """
     if former is None or former.read_record()["status"] != "finished":
         return False
-    talk.note(f"{former.path} is finished; there is nothing to go on with.")
+    record = former.read_record()
+    spent = record["config"].get("max_time")
+    if record.get("stopped") != OUT_OF_TIME:
+        talk.note(f"{former.path} is finished; there is nothing to go on with.")
+        return True
+    if max_time is None or _seconds(max_time) > _seconds(spent):
+        return False
+    talk.note(
+        f"{former.path} stopped after its --max-time {spent}: give it more to go on, such as "
+        f"--max-time {2 * _seconds(spent):g}s."
+    )
     return True
+
+
+def _seconds(max_time: str) -> float:
+    return seconds_of(max_time, option="--max-time")
+
+
+def keep_time_budget(folder: RunDirectory, *, max_time: str | None) -> None:
+    """Let a run that goes on remember its time budget, which may differ from the one before."""
+    options = {**folder.read_record()["config"], "max_time": max_time}
+    folder.update(config=options)
+    write_options(folder, options)
 
 
 def run_summary(folder: RunDirectory) -> dict[str, Any]:
@@ -106,12 +137,14 @@ def record_end(
     folder: RunDirectory,
     *,
     best: Mapping[str, Any],
+    stopped: str | None,
     reports: Mapping[str, EvalReport],
     seconds: Mapping[str, float],
 ) -> None:
-    """Write what came out, and how long each part took."""
+    """Write what came out, why training stopped before its last epoch, and how long it took."""
     folder.update(
         best=best,
+        stopped=stopped,
         results={split: report.summary() for split, report in reports.items()},
         trunk_cache={"hits": 0, "misses": 0, "bytes": 0},
         seconds={**seconds, "total": sum(seconds.values())},

@@ -1,10 +1,13 @@
 """Training with a run folder: every epoch logged and saved, the best kept, frozen parts proved."""
 
+import shlex
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from tlcli.backbones.weight_files import load_state
+from tlcli.engine.interrupts import StopRequested
 from tlcli.engine.loop import NonFiniteLoss, fit
 from tlcli.engine.runtime import Runtime
 from tlcli.engine.tasks import Batch, Task
@@ -12,6 +15,7 @@ from tlcli.engine.training_state import TrainingState
 from tlcli.errors import InterruptedRunError, NonFiniteLossError
 from tlcli.models.frozen_proof import FrozenReport, check_frozen, digests_of, frozen_digests
 from tlcli.models.saved_model import read_weights, save_weights
+from tlcli.recipes.run_records import OUT_OF_TIME
 from tlcli.recipes.talk import Talk
 from tlcli.results.records import EpochReport
 from tlcli.results.run_dir import RunDirectory
@@ -35,6 +39,17 @@ class History:
     seconds_eval: float = 0.0
     is_over: bool = False
     """Whether patience ended the training before its last epoch."""
+    seconds_spent: float = 0.0
+    """Of the time budget, by all sittings."""
+    is_out_of_time: bool = False
+    """Whether the time budget ended this sitting; never in a checkpoint."""
+
+    @property
+    def stopped(self) -> str | None:
+        """What ended the training before its last epoch, as `run.json` has it."""
+        if self.is_out_of_time:
+            return OUT_OF_TIME
+        return "patience" if self.is_over else None
 
     def improves(self, epoch: int, metrics: Mapping[str, float], *, monitor: str) -> bool:
         """Take an epoch in; say whether it is the best so far.
@@ -60,6 +75,10 @@ class History:
         return {"epoch": self.best_epoch, "metric": f"val/{monitor}", "value": self.best_value}
 
 
+class OutOfTime(StopRequested):
+    """The time budget is spent; the state is consistent between two steps."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Training:
     """One training with everything it needs, ready to start or to go on."""
@@ -71,7 +90,10 @@ class Training:
     run: RunDirectory
     runtime: Runtime
     epochs: int
+    steps_per_epoch: int
     patience: int
+    max_seconds: float | None
+    """Of training and validation, over all sittings; None is no limit."""
     monitor: str
     clip_grad: float
     train_steps: Callable[[int, int], Iterable[Sequence[Batch]]]
@@ -79,6 +101,8 @@ class Training:
     file_of: Callable[[int], str]
     """Name of a training image by its row, for messages."""
     talk: Talk
+    clock: Callable[[], float] = time.monotonic
+    """Seconds from some moment on."""
 
     def start(self) -> History:
         """Record what is frozen at first and save the state before the first step."""
@@ -117,28 +141,87 @@ class Training:
         self._save(history)
 
     def train(self, history: History, *, check_stop: Callable[[], None]) -> None:
-        """Run the epochs that are left.
+        """Run the epochs that are left, as far as the time budget reaches.
 
         Raises:
             StopRequested: If `check_stop` raises it; the state can be saved then.
             NonFiniteLossError: If the loss is not finite; the last checkpoint is from before.
         """
+        history.is_out_of_time = False
         if history.is_over:
             return
+        if self.max_seconds is not None:
+            self.talk.note(
+                "--max-time ends training and validation, not the judgement after it; the learning "
+                f"rate follows all {self.epochs} epochs."
+            )
+        watch = self._stopwatch(history)
+
+        def check() -> None:
+            """Raise StopRequested or OutOfTime."""
+            watch()
+            check_stop()
+            self._check_time(history)
+
         try:
-            for report in self._reports(check_stop):
+            self._check_time(history)
+            for report in self._reports(check):
+                watch()
                 self._take_in(report, history)
                 if history.is_over:
                     break
+                self._check_time(history)
+        except OutOfTime:
+            self._stop_for_time(history)
         except NonFiniteLoss as error:
             raise NonFiniteLossError(self._describe(error)) from error
+
+    def _stopwatch(self, history: History) -> Callable[[], None]:
+        """Return a function that adds the time since now to what was spent before."""
+        before, started = history.seconds_spent, self.clock()
+
+        def watch() -> None:
+            """Update the time that was spent."""
+            history.seconds_spent = before + self.clock() - started
+
+        return watch
+
+    def _check_time(self, history: History) -> None:
+        """Raise OutOfTime if there is something left to train and no time for it.
+
+        The last step of an epoch counts with the validation behind it: what was trained is judged.
+        """
+        is_spent = self.max_seconds is not None and history.seconds_spent >= self.max_seconds
+        is_between = self.state.step < self.steps_per_epoch and self.state.epoch < self.epochs
+        if is_spent and is_between:
+            raise OutOfTime
+
+    def _stop_for_time(self, history: History) -> None:
+        """Save where a larger budget can go on, and make sure that there is something to judge."""
+        self._save(history)
+        history.is_out_of_time = True
+        done = f"{self.state.epoch} epochs and {self.state.step} steps"
+        folder = shlex.quote(str(self.run.path))
+        self.talk.note(
+            f"The time is up (--max-time) after {done}. Go on with: tlcli {self.command} --output "
+            f"{folder} --resume --max-time {2 * (self.max_seconds or 0):g}s"
+        )
+        if history.best_value is not None:
+            return
+        metrics = self.validate()
+        history.improves(self.state.epoch + 1, metrics, monitor=self.monitor)
+        save_weights(self.state.judged_network, self.run.weights_path)
+        self.talk.warn(
+            f"No epoch was finished: what is kept has done {self.state.step} of "
+            f"{self.steps_per_epoch} steps of the first."
+        )
 
     def interrupted(self, history: History, *, signal_number: int) -> InterruptedRunError:
         """Save the state between two steps; return the error that tells how to go on."""
         self._save(history)
         return InterruptedRunError(
             f"Stopped after {self.state.epoch} epochs and {self.state.step} steps; saved. "
-            f"Go on with: tlcli {self.command} --output {self.run.path} --resume",
+            f"Go on with: tlcli {self.command} --output {shlex.quote(str(self.run.path))} --resume",
             signal_number=signal_number,
         )
 

@@ -319,3 +319,39 @@ def draw_penalty_path(
         axes.grid(alpha=0.3)
     lower.set_xlabel(name)
     _save(figure, path)
+
+
+def draw_lr_range(
+    path: Path,
+    *,
+    rates: Sequence[float],
+    losses: Sequence[float],
+    smoothed: Sequence[float],
+    chosen: float | None,
+) -> None:
+    """Draw the loss over the growing learning rate of a range test as PNG.
+
+    Args:
+        path: The file to write.
+        rates: By growing value.
+        losses: Of each.
+        smoothed: What the choice was made on.
+        chosen: Is marked; None if there was nothing to choose.
+
+    Raises:
+        MachineError: If the disk refuses.
+    """
+    figure = Figure(figsize=(7, 4.5), dpi=_DPI, layout="constrained")
+    axes = figure.subplots()
+    axes.plot(rates, losses, color="0.7", linewidth=1, label="loss of a step")
+    axes.plot(rates, smoothed, label="smoothed")
+    if chosen is not None:
+        axes.axvline(chosen, color="tab:red", linestyle="--", label=f"steepest: {chosen:g}")
+    # the diverging end would press all else flat
+    axes.set_ylim(min(losses) * 0.95, max(smoothed[0], losses[0]) * 1.3)
+    axes.set_xscale("log")
+    axes.set_xlabel("learning rate of the head")
+    axes.set_ylabel("train loss")
+    axes.grid(alpha=0.3)
+    axes.legend(loc="lower left")
+    _save(figure, path)

@@ -219,9 +219,12 @@ class RunDirectory:
 def default_run_path(base: Path, name: str) -> Path:
     """Return the first of `base/name`, `base/name-2`, `base/name-3`, ... that does not exist.
 
+    Blanks in the name become hyphens, so that a shell takes it as one word.
+
     Raises:
         ConfigError: If `name` is not a plain folder name.
     """
+    name = "-".join(name.split())
     _check_plain_name(name)
     path, number = base / name, 1
     while os.path.lexists(path):
@@ -253,10 +256,14 @@ def check_free(path: Path, *, overwrite: bool) -> None:
             "(--overwrite and --resume work on run folders only)."
         )
     if not overwrite:
+        go_on = "continue it with --resume, replace it" if _has_checkpoint(path) else "replace it"
         raise ConfigError(
-            f"'{path}' already holds a run: continue it with --resume, replace it with "
-            "--overwrite, or choose another --output."
+            f"'{path}' already holds a run: {go_on} with --overwrite, or choose another --output."
         )
+
+
+def _has_checkpoint(path: Path) -> bool:
+    return RunDirectory(path=path).checkpoint_path.exists()
 
 
 def _is_run(path: Path) -> bool:

@@ -9,10 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from tlcli.data.augment import AugmentLevel, view_generator
-from tlcli.data.boxes.box_augment import augment_boxes
+from tlcli.data.augment import view_generator
+from tlcli.data.boxes.box_augment import BoxAugmentLevel, augment_boxes
 
-LEVELS = get_args(AugmentLevel)
+LEVELS = get_args(BoxAugmentLevel)
 GRAYS = (60, 75, 105, 120)
 """Of the labels 1, 2, ...: changes of colour and contrast leave their order."""
 BACKGROUND = 90

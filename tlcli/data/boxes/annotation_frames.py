@@ -4,26 +4,52 @@ A viewer turns a photo as its EXIF block says; many annotation tools do not. The
 which one it was, file by file.
 """
 
-from collections import Counter
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import pandas as pd
 
 from tlcli.data.boxes.box_table import Repair
+from tlcli.data.boxes.counted_notes import CountedNote, counted_note
 from tlcli.data.boxes.image_headers import ImageHeader
 from tlcli.errors import DataError
+from tlcli.results.counted import counted
 
 MAX_ASPECT_ERROR = 0.01
 """How far two aspect ratios may lie apart, relatively, for a copy of the image in another size."""
 _MOST_NAMED = 3
+_SENTENCES = {
+    "exif": (
+        "1 image is turned by EXIF and its boxes with it: {names}.",
+        "{number} images are turned by EXIF and their boxes with them: {names}.",
+    ),
+    "turned": (
+        "1 image is turned by EXIF while its boxes lie in the unturned pixels, as the stated size"
+        " tells; both are brought together: {names}, in repairs.csv.",
+        "{number} images are turned by EXIF while their boxes lie in the unturned pixels, as the"
+        " stated sizes tell; both are brought together: {names}, all in repairs.csv.",
+    ),
+    "unclear": (
+        "1 image is turned by EXIF in a way that leaves its size; its boxes are taken to lie in"
+        " the upright picture: {names}.",
+        "{number} images are turned by EXIF in a way that leaves their size; their boxes are taken"
+        " to lie in the upright picture: {names}.",
+    ),
+    "scaled": (
+        "1 image has another size than stated, in the same shape; its boxes are scaled: {names},"
+        " in repairs.csv.",
+        "{number} images have another size than stated, in the same shape; their boxes are scaled:"
+        " {names}, all in repairs.csv.",
+    ),
+}
+"""What is told of one image and of more, by the remark of its frame."""
 
 
 class Frames(NamedTuple):
     """Images with width, height and is_upright of their annotation frames."""
 
     images: pd.DataFrame
-    notes: tuple[str, ...]
+    notes: tuple[CountedNote, ...]
     repairs: tuple[Repair, ...]
 
 
@@ -42,7 +68,6 @@ def settle_frames(images: pd.DataFrame, headers: Sequence[ImageHeader], *, sourc
     frames = [_frame(size, header) for size, header in zip(stated, headers, strict=True)]
     paths = images["path"].tolist()
     _refuse_misfits(images, headers, frames, source=source)
-    told = Counter(what for frame in frames if frame for what in frame.remarks)
     repairs = [
         Repair(path, _change(frame, header))
         for path, frame, header in zip(paths, frames, headers, strict=True)
@@ -53,7 +78,7 @@ def settle_frames(images: pd.DataFrame, headers: Sequence[ImageHeader], *, sourc
         height=[frame.size[1] for frame in frames if frame],
         is_upright=[frame.is_upright for frame in frames if frame],
     )
-    return Frames(settled, _notes(told), tuple(repairs))
+    return Frames(settled, _notes(frames), tuple(repairs))
 
 
 class _Frame(NamedTuple):
@@ -107,7 +132,8 @@ def _refuse_misfits(
             f" {upright[0]} x {upright[1]}{_guess(image, upright)}"
         )
     raise DataError(
-        f"{len(rows)} images of {source} have another shape than the annotations state:"
+        f"{counted(len(rows), 'image')} of {source} {'has' if len(rows) == 1 else 'have'} another"
+        " shape than the annotations state:"
         f" {'; '.join(told)}. Their boxes belong to other pictures; use the images that were"
         " annotated, or correct width and height."
     )
@@ -133,14 +159,9 @@ def _change(frame: _Frame, header: ImageHeader) -> str:
     return "; ".join(changes)
 
 
-def _notes(told: Counter[str]) -> tuple[str, ...]:
-    sentences = {
-        "exif": "{} images are turned by EXIF and their boxes with them.",
-        "turned": "{} images are turned by EXIF while their boxes lie in the unturned pixels, as"
-        " the stated sizes tell; both are brought together.",
-        "unclear": "{} images are turned by EXIF in a way that leaves their size; their boxes are"
-        " taken to lie in the upright picture.",
-        "scaled": "{} images have another size than stated, in the same shape; their boxes are"
-        " scaled.",
+def _notes(frames: Sequence[_Frame | None]) -> tuple[CountedNote, ...]:
+    found = {
+        what: [row for row, frame in enumerate(frames) if frame and what in frame.remarks]
+        for what in _SENTENCES
     }
-    return tuple(text.format(told[what]) for what, text in sentences.items() if told[what])
+    return tuple(counted_note(*_SENTENCES[what], rows) for what, rows in found.items() if rows)

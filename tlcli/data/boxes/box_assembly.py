@@ -18,6 +18,7 @@ from tlcli.data.boxes.box_table import (
     kept_rows,
     typed,
 )
+from tlcli.data.boxes.counted_notes import CountedNote
 from tlcli.data.boxes.image_headers import ImageHeader, OnBadImage, probe_headers, read_headers
 from tlcli.data.boxes.raw_parts import JoinedParts, RawPart, join_parts
 from tlcli.errors import BadImageError
@@ -51,7 +52,8 @@ def assemble(
         images=typed(frames.images, IMAGE_TYPES),
         boxes=typed(filled, BOX_TYPES),
         categories=joined.categories,
-        notes=(*joined.notes, *frames.notes, *repaired.notes),
+        notes=joined.notes,
+        counted_notes=(*readable.notes, *frames.notes, *repaired.notes),
         repairs=(*frames.repairs, *repaired.repairs),
         skipped=readable.skipped,
     )
@@ -62,12 +64,13 @@ def assemble(
 class _Readable(NamedTuple):
     images: pd.DataFrame
     boxes: pd.DataFrame
+    notes: tuple[CountedNote, ...]
     headers: list[ImageHeader]
     skipped: tuple[tuple[str, str], ...]
 
 
 def _readable(joined: JoinedParts, *, root: Path, on_bad_image: OnBadImage) -> _Readable:
-    """Return the images with a header, their boxes, and path and reason of the others."""
+    """Return the images with a header, what belongs to them, and path and reason of the others."""
     paths = joined.images["path"].tolist()
     probe = probe_headers if on_bad_image == "skip" else read_headers
     found: Sequence[ImageHeader | BadImageError] = probe(root, paths)
@@ -79,10 +82,13 @@ def _readable(joined: JoinedParts, *, root: Path, on_bad_image: OnBadImage) -> _
     good = [row for row, path in enumerate(paths) if path not in reasons]
     if reasons and not good:
         first = next(iter(reasons.values()))
-        raise BadImageError(f"None of the {len(paths)} images in {root} can be read: {first}")
-    images, boxes = kept_rows(joined.images, joined.boxes, good)
+        none = "None of the {:,} images in {} can be read: {}"
+        only = "The only image in {1} cannot be read: {2}"
+        text = only if len(paths) == 1 else none
+        raise BadImageError(text.format(len(paths), root, first))
+    kept = kept_rows(joined.images, joined.boxes, joined.counted_notes, rows=good)
     headers = [header for header in found if isinstance(header, ImageHeader)]
-    return _Readable(images, boxes, headers, tuple(reasons.items()))
+    return _Readable(*kept, headers, tuple(reasons.items()))
 
 
 def _in_pixels(boxes: pd.DataFrame, images: pd.DataFrame, *, splits: set[str]) -> pd.DataFrame:

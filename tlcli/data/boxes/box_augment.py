@@ -4,6 +4,7 @@ The transforms are torchvision's (`transforms.v2`), which move boxes with their 
 """
 
 from collections.abc import Callable, Mapping
+from typing import Literal
 
 import numpy as np
 import torch
@@ -12,7 +13,8 @@ from torchvision import tv_tensors
 from torchvision.ops import box_area
 from torchvision.transforms import v2
 
-from tlcli.data.augment import AugmentLevel
+BoxAugmentLevel = Literal["none", "flip", "light", "medium"]
+"""How much a view differs; see `augment_boxes`."""
 
 _FILL = (124, 116, 104)
 """Around a picture that was made smaller: ImageNet's mean colour."""
@@ -30,7 +32,7 @@ def augment_boxes(
     boxes: Tensor,
     labels: Tensor,
     *,
-    level: AugmentLevel,
+    level: BoxAugmentLevel,
     generator: np.random.Generator,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return another view of an image, with the boxes that are still in it and their labels.

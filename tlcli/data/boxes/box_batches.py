@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from tlcli.data.augment import AugmentLevel, view_generator
-from tlcli.data.boxes.box_augment import augment_boxes
+from tlcli.data.augment import view_generator
+from tlcli.data.boxes.box_augment import BoxAugmentLevel, augment_boxes
 from tlcli.data.boxes.box_table import BoxTable
 from tlcli.data.images import read_image
 from tlcli.data.loaders import Reference, read_batches
@@ -110,7 +110,7 @@ class BoxDataset(Dataset["LoadedImage | DataError"]):
     """
 
     def __init__(
-        self, samples: Sequence[BoxSample], *, augment: AugmentLevel = "none", seed: int = 0
+        self, samples: Sequence[BoxSample], *, augment: BoxAugmentLevel = "none", seed: int = 0
     ) -> None:
         self.samples = samples
         self._augment = augment

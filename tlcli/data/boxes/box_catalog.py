@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+from tlcli.data.boxes.box_layouts import box_layout, find_label_file, yaml_lines
 from tlcli.data.boxes.box_repair import OnBadBox
 from tlcli.data.boxes.box_table import BoxTable
 from tlcli.data.boxes.coco_folders import (
@@ -88,10 +89,18 @@ def _load_folder(path: Path, *, on_bad_box: OnBadBox, on_bad_image: OnBadImage) 
 
 
 def _not_understood(path: Path) -> str:
+    if label := find_label_file(path):
+        lines = ", ".join(f"`{line}`" for line in yaml_lines(path))
+        return (
+            f"{path} looks like YOLO boxes ({label.relative_to(path).as_posix()}), but data.yaml is"
+            " missing, which says where the images are and what the classes are called. Write it"
+            f" with lines like {lines}: the classes in the order of their numbers."
+        )
     folders = sub_folders(path)
-    deeper = [name for name in folders if _is_annotated(path / name)]
+    deeper = [name for name in folders if box_layout(path / name)]
     if deeper:
-        return f"{path} has no annotations, but its folders {some_names(deeper)} have; give one."
+        them = "folder {} has; give that" if len(deeper) == 1 else "folders {} have; give one"
+        return f"{path} has no annotations, but its {them.format(some_names(deeper))}."
     if _has_class_folders(path):
         return (
             f"{path} has folders of images but no boxes: it looks like classification data, which"
@@ -99,10 +108,6 @@ def _not_understood(path: Path) -> str:
         )
     found = f"it holds {some_names(folders, most=5)}" if folders else "it has no folders"
     return f"{path} has no annotations of a kind understood here: {found}. {UNDERSTOOD}"
-
-
-def _is_annotated(path: Path) -> bool:
-    return is_voc_folder(path) or bool(find_coco_files(path))
 
 
 def _has_class_folders(path: Path) -> bool:

@@ -1,6 +1,5 @@
 """Boxes without extent or outside their image: clipped, dropped or refused."""
 
-from collections import Counter
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -8,7 +7,9 @@ import numpy.typing as npt
 import pandas as pd
 
 from tlcli.data.boxes.box_table import XYWH, Repair
+from tlcli.data.boxes.counted_notes import CountedNote
 from tlcli.errors import DataError
+from tlcli.results.counted import counted
 
 OnBadBox = Literal["fix", "drop", "fail"]
 
@@ -27,7 +28,7 @@ class RepairedBoxes(NamedTuple):
     """What is left, with every box that was changed or dropped."""
 
     boxes: pd.DataFrame
-    notes: tuple[str, ...]
+    notes: tuple[CountedNote, ...]
     repairs: tuple[Repair, ...]
 
 
@@ -76,7 +77,8 @@ def repair_boxes(
     mended.loc[bad[keep], XYWH] = clipped[keep]
     mended.loc[bad[keep], "area"] = clipped[keep, 2] * clipped[keep, 3]
     left = mended.drop(index=bad[~keep]).reset_index(drop=True)
-    return RepairedBoxes(left, (_note(kinds[bad], keep),), repairs)
+    rows = boxes["image"].to_numpy(dtype=np.int64)[bad]
+    return RepairedBoxes(left, _notes(kinds[bad], keep, rows), repairs)
 
 
 def bad_kinds(
@@ -140,13 +142,24 @@ def _refusal(
     ]
     more = f"; and {len(bad) - len(told)} more" if len(bad) > len(told) else ""
     return (
-        f"{len(bad)} of {len(boxes)} boxes are bad: {'; '.join(told)}{more}."
+        f"{len(bad)} of {counted(len(boxes), 'box', 'boxes')} {'is' if len(bad) == 1 else 'are'}"
+        f" bad: {'; '.join(told)}{more}."
         " Correct them, or give --on-bad-box fix or drop."
     )
 
 
-def _note(kinds: npt.NDArray[np.object_], keep: npt.NDArray[np.bool_]) -> str:
-    fates = zip(kinds, np.where(keep, "clipped", "dropped"), strict=True)
-    tally = Counter(f"{fate} ({kind})" for kind, fate in fates)
-    told = ", ".join(f"{number} {what}" for what, number in sorted(tally.items()))
-    return f"{len(kinds)} bad boxes: {told}."
+def _notes(
+    kinds: npt.NDArray[np.object_], keep: npt.NDArray[np.bool_], rows: npt.NDArray[np.int64]
+) -> tuple[CountedNote, ...]:
+    """Return a note for each fate and kind of bad boxes, whose images are `rows`."""
+    notes = []
+    for fate, has_fate in (("clipped", keep), ("dropped", ~keep)):
+        for kind in (_OUTSIDE, _FLAT, _UNREADABLE):
+            chosen = has_fate & (kinds == kind)
+            note = CountedNote(
+                one=f"1 bad box is {fate} ({kind}): {{names}}, in repairs.csv.",
+                many=f"{{number}} bad boxes are {fate} ({kind}): {{names}}, all in repairs.csv.",
+                rows=rows[chosen],
+            )
+            notes += [note] if chosen.any() else []
+    return tuple(notes)

@@ -14,6 +14,7 @@ from tlcli.data.splits import MAX_FRACTION
 from tlcli.data.table import some_names
 from tlcli.errors import ConfigError, DataError
 from tlcli.results.atomic import write_text
+from tlcli.results.counted import counted
 
 _COLUMNS = ["path", "split"]
 # The "class" that images without boxes are drawn by
@@ -99,8 +100,9 @@ def read_box_split(table: BoxTable, path: Path) -> BoxTable:
     vanished = sorted(set(saved["path"]) - set(fresh["path"]))
     if appeared or vanished:
         raise DataError(
-            f"{table.spec} changed since {path} was written: {len(appeared)} images appeared"
-            f" ({some_names(appeared)}), {len(vanished)} vanished ({some_names(vanished)})."
+            f"{table.spec} changed since {path} was written: {counted(len(appeared), 'image')}"
+            f" appeared ({some_names(appeared)}), {len(vanished)} vanished"
+            f" ({some_names(vanished)})."
         )
     if fresh["path"].tolist() != saved["path"].tolist():
         raise DataError(
@@ -110,8 +112,8 @@ def read_box_split(table: BoxTable, path: Path) -> BoxTable:
     changed = fresh["path"][given & (fresh["split"] != saved["split"])]
     if len(changed):
         raise DataError(
-            f"{table.spec} changed since {path} was written: the split of {len(changed)} images is"
-            f" another: {some_names(changed)}."
+            f"{table.spec} changed since {path} was written: the split of"
+            f" {counted(len(changed), 'image')} is another: {some_names(changed)}."
         )
     return _with_splits(table, saved["split"].tolist())
 

@@ -12,8 +12,10 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from tlcli.data.boxes.counted_notes import CountedNote, moved_notes
 from tlcli.data.table import SPLITS, some_names
 from tlcli.errors import DataError
+from tlcli.results.counted import counted
 
 IMAGE_TYPES = {
     "path": "str",
@@ -76,6 +78,8 @@ class BoxTable:
     """Class i is `categories[i]`; sorted by id."""
     notes: tuple[str, ...] = ()
     """What the readers and splitters have to tell the user."""
+    counted_notes: tuple[CountedNote, ...] = ()
+    """The same of single images, as far as they are in the table."""
     repairs: tuple[Repair, ...] = ()
     """Every changed or dropped box, and every image whose stated size is not its upright one."""
     skipped: tuple[tuple[str, str], ...] = ()
@@ -94,8 +98,14 @@ class BoxTable:
 
     @property
     def remarks(self) -> tuple[str, ...]:
-        """Sentences to warn the user with: `notes`, and the classes that a split lacks."""
-        return (*self.notes, *_gap_remarks(self))
+        """Sentences to warn the user with, about the images that are in the table.
+
+        They are `notes`, `counted_notes`, images in more than one split, and the classes that a
+        split lacks.
+        """
+        paths = self.images["path"].to_numpy(dtype=object)
+        counted_texts = (note.text(paths) for note in self.counted_notes)
+        return (*self.notes, *counted_texts, *_shared_remarks(self.images), *_gap_remarks(self))
 
     def images_of(self, split: str) -> pd.DataFrame:
         """Return the images of one split; column `row` is their row in `images`.
@@ -134,9 +144,14 @@ class BoxTable:
 
     def kept(self, rows: Sequence[int] | npt.NDArray[np.intp]) -> "BoxTable":
         """Return the data set with only these rows of `images`, renumbered, and their boxes."""
-        images, boxes = kept_rows(self.images, self.boxes, rows)
-        repairs = _repairs_among(self.repairs, images)
-        return replace(self, images=images, boxes=boxes, repairs=repairs)
+        kept = kept_rows(self.images, self.boxes, self.counted_notes, rows=rows)
+        return replace(
+            self,
+            images=kept.images,
+            boxes=kept.boxes,
+            counted_notes=kept.notes,
+            repairs=_repairs_among(self.repairs, kept.images),
+        )
 
     def as_one_part(self) -> "BoxTable":
         """Return the same images as the one part `unsplit`.
@@ -222,17 +237,30 @@ def typed(frame: pd.DataFrame, types: dict[str, str]) -> pd.DataFrame:
     return frame[list(types)].astype(types).reset_index(drop=True)
 
 
+class KeptRows(NamedTuple):
+    """Some of the images, with their boxes and notes."""
+
+    images: pd.DataFrame
+    boxes: pd.DataFrame
+    notes: tuple[CountedNote, ...]
+
+
 def kept_rows(
-    images: pd.DataFrame, boxes: pd.DataFrame, rows: Sequence[int] | npt.NDArray[np.intp]
-) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Return only these rows of `images`, in their order, and their boxes; both renumbered."""
+    images: pd.DataFrame,
+    boxes: pd.DataFrame,
+    notes: Iterable[CountedNote],
+    *,
+    rows: Sequence[int] | npt.NDArray[np.intp],
+) -> KeptRows:
+    """Return only these rows of `images`, in their order, and what belongs to them, renumbered."""
     chosen = np.sort(np.asarray(rows, dtype=np.intp))
     new_row = np.full(len(images), -1, dtype=np.int64)
     new_row[chosen] = np.arange(len(chosen))
     moved = boxes.assign(image=new_row[boxes["image"]])
-    return (
+    return KeptRows(
         images.iloc[chosen].reset_index(drop=True),
         moved[moved["image"] >= 0].reset_index(drop=True),
+        moved_notes(notes, new_row),
     )
 
 
@@ -246,8 +274,8 @@ def check_not_empty(table: BoxTable) -> None:
         raise DataError(f"No images in {table.spec}.")
     if table.boxes["is_crowd"].all():
         raise DataError(
-            f"{table.spec} has {len(table.images)} images but no boxes (crowds do not count);"
-            " a detector needs annotated objects."
+            f"{table.spec} has {counted(len(table.images), 'image')} but no boxes (crowds do not"
+            " count); a detector needs annotated objects."
         )
 
 
@@ -261,8 +289,9 @@ def check_trainable(table: BoxTable) -> None:
     for split in ("train", "unsplit"):
         if split in counts and not counts[split]["boxes"]:
             raise DataError(
-                f"None of the {counts[split]['images']} {split} images of {table.spec} has a box"
-                " (crowds do not count); annotate some of them, or raise --limit if it is given."
+                f"{table.spec} has no box (crowds do not count) in its"
+                f" {counted(counts[split]['images'], f'{split} image')}; annotate some, or raise"
+                " --limit if it is given."
             )
 
 
@@ -285,14 +314,26 @@ def _repairs_among(repairs: Iterable[Repair], images: pd.DataFrame) -> tuple[Rep
     return tuple(repair for repair in repairs if repair.path in paths)
 
 
+def _shared_remarks(images: pd.DataFrame) -> list[str]:
+    spread = images.groupby("path")["split"].nunique()
+    shared = spread.index[spread > 1].tolist()
+    if not shared:
+        return []
+    verb = "is" if len(shared) == 1 else "are"
+    return [
+        f"{counted(len(shared), 'image')} {verb} in more than one split ({some_names(shared)});"
+        " numbers on images that were trained on say little."
+    ]
+
+
 def _gap_remarks(table: BoxTable) -> list[str]:
     remarks = []
     for split, numbers in table.counts().items():
         absent = [name for name, number in numbers["per_class"].items() if number == 0]
         if absent:
             remarks.append(
-                f"{split} has no boxes of {len(absent)} of {len(table.classes)} classes:"
-                f" {some_names(absent)}."
+                f"{split} has no boxes of {len(absent)} of"
+                f" {counted(len(table.classes), 'class', 'classes')}: {some_names(absent)}."
             )
     return remarks
 

@@ -16,6 +16,7 @@ from tlcli.data.boxes.raw_parts import RawPart
 from tlcli.data.folders import SPLIT_WORDS, sub_folders
 from tlcli.data.table import some_names
 from tlcli.errors import DataError
+from tlcli.results.counted import counted
 
 ROBOFLOW_NAME = "_annotations.coco.json"
 _ANNOTATIONS = "annotations"
@@ -49,6 +50,14 @@ def find_loose_coco_files(root: Path) -> dict[str, Path]:
         DataError: two files mean the same split.
     """
     return _by_split(_named_jsons(root)) or _only(list(_named_jsons(root)))
+
+
+def likely_coco_files(root: Path) -> Iterator[Path]:
+    """Yield the json files in or below `root` that may hold boxes, whatever they are called."""
+    yield from (path for _, path in _named_jsons(root / _ANNOTATIONS))
+    beside = (root / name / ROBOFLOW_NAME for name in sub_folders(root))
+    yield from (path for path in beside if path.is_file())
+    yield from (path for _, path in _named_jsons(root))
 
 
 def read_coco_folder(
@@ -119,7 +128,8 @@ def _unused_notes(files: dict[str, Path]) -> list[str]:
     unused = [path.name for path in beside if path not in files.values()]
     if not unused:
         return []
-    return [f"{len(unused)} other json files are not used: {some_names(unused)}."]
+    number = counted(len(unused), "other json file is", "other json files are")
+    return [f"{number} not used: {some_names(unused)}."]
 
 
 def _located(part: RawPart, root: Path) -> RawPart:

@@ -15,12 +15,23 @@ import numpy.typing as npt
 import pandas as pd
 
 from tlcli.data.boxes.box_table import Category
+from tlcli.data.boxes.counted_notes import CountedNote
 from tlcli.data.boxes.image_names import relative_name
 from tlcli.data.boxes.json_columns import numbers_or_nan, quadruples, shown, whole_numbers
 from tlcli.data.boxes.raw_parts import RAW_BOX_TYPES, RAW_IMAGE_TYPES, RawPart
 from tlcli.errors import DataError
+from tlcli.results.counted import counted
 
 _LISTS = ("images", "annotations", "categories")
+_ARTICLES = {"image_id": "an", "category_id": "a"}
+_NO_AREA = (
+    "1 annotation has no area; width x height is taken: {names}.",
+    "{number} annotations have no area; width x height is taken: {names}.",
+)
+_OUTLINE_TAKEN = (
+    "1 annotation has no bbox; the one around its polygons is taken: {names}.",
+    "{number} annotations have no bbox; the one around their polygons is taken: {names}.",
+)
 
 Record = Mapping[str, Any]
 
@@ -36,7 +47,7 @@ def read_coco_json(path: Path, *, split: str) -> RawPart:
     document = _load(path)
     images = _images(document["images"], source=path)
     categories = _categories(document["categories"], source=path)
-    boxes, notes = _boxes(
+    boxes, notes, counted_notes = _boxes(
         document["annotations"],
         image_ids=images["image_id"].to_numpy(),
         category_ids=np.array([item.id for item in categories], dtype=np.int64),
@@ -49,6 +60,7 @@ def read_coco_json(path: Path, *, split: str) -> RawPart:
         boxes=boxes,
         categories=categories,
         notes=tuple(f"{path.name}: {note}" for note in notes),
+        counted_notes=counted_notes,
     )
 
 
@@ -135,20 +147,20 @@ def _boxes(
     image_ids: npt.NDArray[np.int64],
     category_ids: npt.NDArray[np.int64],
     source: Path,
-) -> tuple[pd.DataFrame, list[str]]:
+) -> tuple[pd.DataFrame, list[str], tuple[CountedNote, ...]]:
+    """Return the boxes, what to tell of the file, and what to tell of its images."""
     if records and not any(record.get("bbox") or record.get("segmentation") for record in records):
         raise DataError(
-            f"{source} has {len(records)} annotations and none has a 'bbox' (keys:"
+            f"{source} has {counted(len(records), 'annotation')} and none has a 'bbox' (keys:"
             f" {', '.join(records[0])}); give the instances json of the data set."
         )
-    xywh, written, notes = _xywh(records)
+    xywh, written, from_outlines = _xywh(records)
     areas = numbers_or_nan([record.get("area") for record in records])
     areas[~np.isfinite(areas)] = np.nan
-    if np.isnan(areas).any():
-        notes.append(f"{np.isnan(areas).sum()} annotations have no area; width x height is taken.")
-    numbers, renumbered = _annotation_ids(records)
+    numbers, notes = _annotation_ids(records)
+    rows = _rows(records, "image_id", known=image_ids, source=source)
     columns = {
-        "image": _rows(records, "image_id", known=image_ids, source=source),
+        "image": rows,
         "category": _rows(records, "category_id", known=category_ids, source=source),
         **dict(zip(("x", "y", "width", "height"), xywh.T, strict=True)),
         "area": areas,
@@ -156,23 +168,28 @@ def _boxes(
         "annotation_id": numbers,
         "written": written,
     }
-    return pd.DataFrame(columns).astype(RAW_BOX_TYPES), notes + renumbered
+    counted_notes = (
+        CountedNote(one=_OUTLINE_TAKEN[0], many=_OUTLINE_TAKEN[1], rows=rows[from_outlines]),
+        CountedNote(one=_NO_AREA[0], many=_NO_AREA[1], rows=rows[np.isnan(areas)]),
+    )
+    return pd.DataFrame(columns).astype(RAW_BOX_TYPES), notes, counted_notes
 
 
-def _xywh(records: Sequence[Record]) -> tuple[npt.NDArray[np.float64], list[str], list[str]]:
-    """Return (N, 4) boxes, the text of those that are none, and notes."""
+def _xywh(
+    records: Sequence[Record],
+) -> tuple[npt.NDArray[np.float64], list[str], npt.NDArray[np.bool_]]:
+    """Return (N, 4) boxes, the text of those that are none, and which are around polygons."""
     values = [record.get("bbox") or None for record in records]
-    from_outlines = 0
+    from_outlines = np.zeros(len(values), dtype=bool)
     for row, value in enumerate(values):
         if value is None:
             values[row] = _around(records[row].get("segmentation"))
-            from_outlines += values[row] is not None
+            from_outlines[row] = values[row] is not None
     xywh = quadruples(values)
     written = [""] * len(values)
     for row in np.flatnonzero(np.isnan(xywh).any(axis=1)).tolist():
         written[row] = "missing" if values[row] is None else shown(values[row])
-    notes = [f"{from_outlines} annotations have no bbox; the one around their polygons is taken."]
-    return xywh, written, notes if from_outlines else []
+    return xywh, written, from_outlines
 
 
 def _around(polygons: object) -> list[float] | None:
@@ -201,8 +218,9 @@ def _rows(
     if (at < 0).any():
         strange = ids[at < 0]
         raise DataError(
-            f"{source}: {len(strange)} annotations have a {key} that is not in the file, the first"
-            f" {strange[0]}; add it to the file or remove them."
+            f"{source}: {counted(len(strange), 'annotation has', 'annotations have')}"
+            f" {_ARTICLES[key]} {key} that is not in the file, the first {strange[0]}; add it to"
+            " the file or remove them."
         )
     rows: npt.NDArray[np.int64] = first.to_numpy(dtype=np.int64)[at]
     return rows

@@ -13,6 +13,7 @@ from PIL.TiffImagePlugin import IMAGELENGTH, IMAGEWIDTH, TiffImageFile
 
 from tlcli.data.table import some_names
 from tlcli.errors import BadImageError, DataError
+from tlcli.results.counted import counted
 
 # EXIF 2.32, tag 0x0112; the last four of its eight values swap width and height
 _ORIENTATION_TAG = 0x0112
@@ -49,7 +50,8 @@ def read_headers(root: Path, names: Sequence[str]) -> list[ImageHeader]:
     found = probe_headers(root, names)
     broken = [header for header in found if isinstance(header, BadImageError)]
     if broken:
-        others = f" ({len(broken) - 1} more files are like that.)" if len(broken) > 1 else ""
+        more = counted(len(broken) - 1, "more file is", "more files are")
+        others = f" ({more} like that.)" if len(broken) > 1 else ""
         raise BadImageError(f"{broken[0]}{others} {_REMEDY}") from broken[0]
     return [header for header in found if isinstance(header, ImageHeader)]
 
@@ -66,11 +68,18 @@ def probe_headers(root: Path, names: Sequence[str]) -> list[ImageHeader | BadIma
         found = [header for block in read for header in block]
     missing = [name for name, header in zip(names, found, strict=True) if header is None]
     if missing:
-        raise DataError(
-            f"{len(missing)} of {len(names)} annotated images are not in {root}:"
-            f" {some_names(missing)}; put them there, or remove them from the annotations."
-        )
+        raise missing_images(missing, total=len(names), folder=root)
     return [header for header in found if header is not None]
+
+
+def missing_images(missing: Sequence[str], *, total: int, folder: Path) -> DataError:
+    """Return the error for annotated images, `total` in all, some of which have no file."""
+    verb = "is" if len(missing) == 1 else "are"
+    return DataError(
+        f"{len(missing)} of {counted(total, 'annotated image')} {verb} not in {folder}:"
+        f" {some_names(missing)}. Put them there, or remove them from the annotations;"
+        " --on-bad-image skip leaves out files that cannot be read, not files that are missing."
+    )
 
 
 def _header(path: Path) -> ImageHeader | BadImageError | None:

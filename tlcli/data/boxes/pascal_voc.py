@@ -16,12 +16,14 @@ import pandas as pd
 from tlcli.data.boxes.box_assembly import assemble
 from tlcli.data.boxes.box_repair import OnBadBox
 from tlcli.data.boxes.box_table import BoxTable, Category
-from tlcli.data.boxes.image_headers import OnBadImage
+from tlcli.data.boxes.counted_notes import counted_note
+from tlcli.data.boxes.image_headers import OnBadImage, missing_images
 from tlcli.data.boxes.image_names import refuse_escapes
 from tlcli.data.boxes.raw_parts import RAW_BOX_TYPES, RAW_IMAGE_TYPES, RawPart
 from tlcli.data.folders import list_images
 from tlcli.data.table import some_names
 from tlcli.errors import DataError
+from tlcli.results.counted import counted
 
 _ANNOTATIONS = "Annotations"
 _LISTS = Path("ImageSets", "Main")
@@ -95,7 +97,10 @@ def read_voc_folder(root: Path, *, on_bad_box: OnBadBox, on_bad_image: OnBadImag
     unlisted = sorted(set(stems) - set(used))
     if not unlisted:
         return table
-    note = f"{len(unlisted)} annotated images are in no list and not used: {some_names(unlisted)}."
+    note = (
+        f"{counted(len(unlisted), 'annotated image is', 'annotated images are')} in no list and not"
+        f" used: {some_names(unlisted)}."
+    )
     return replace(table, notes=(note, *table.notes))
 
 
@@ -184,8 +189,9 @@ def _read_list(path: Path, *, known: frozenset[str]) -> list[str]:
     unknown = [stem for stem in stems if stem not in known]
     if unknown:
         raise DataError(
-            f"{len(unknown)} of the {len(stems)} images in {path} have no xml file in"
-            f" {_ANNOTATIONS}: {some_names(unknown)}; add the files or remove the lines."
+            f"{len(unknown)} of the {counted(len(stems), 'image')} in {path}"
+            f" {'has' if len(unknown) == 1 else 'have'} no xml file in {_ANNOTATIONS}:"
+            f" {some_names(unknown)}; add the files or remove the lines."
         )
     if not stems:
         raise DataError(f"{path} lists no images; fill or remove it.")
@@ -202,10 +208,7 @@ def _image_paths(root: Path, stems: Sequence[str]) -> list[str]:
         by_stem.setdefault(str(Path(name).with_suffix("")), []).append(name)
     missing = [stem for stem in stems if stem not in by_stem]
     if missing:
-        raise DataError(
-            f"{len(missing)} of {len(stems)} annotated images are not in {folder}:"
-            f" {some_names(missing)}; put them there or remove their annotations."
-        )
+        raise missing_images(missing, total=len(stems), folder=folder)
     for stem in stems:
         if len(by_stem[stem]) > 1:
             raise DataError(f"{folder} has {some_names(by_stem[stem])}: which one is annotated?")
@@ -231,13 +234,16 @@ def _part(
     ]
     columns = [name for name in RAW_BOX_TYPES if name != "annotation_id"]
     boxes = pd.DataFrame(rows, columns=columns).assign(annotation_id=range(1, len(rows) + 1))
-    difficult = sum(item.is_difficult for xml in xmls for item in xml.objects)
-    note = f"{split}: {difficult} objects are marked difficult; they count like all others."
+    difficult = counted_note(
+        "1 object is marked difficult; it counts like all others: {names}.",
+        "{number} objects are marked difficult; they count like all others: {names}.",
+        [image for image, xml in enumerate(xmls) for item in xml.objects if item.is_difficult],
+    )
     return RawPart(
         split=split,
         source=source,
         images=images.astype(RAW_IMAGE_TYPES),
         boxes=boxes.astype(RAW_BOX_TYPES),
         categories=own,
-        notes=(note,) if difficult else (),
+        counted_notes=(difficult,),
     )

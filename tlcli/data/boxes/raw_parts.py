@@ -1,15 +1,17 @@
 """What annotation files say, before sizes and boxes are checked: one `RawPart` per split."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 
 from tlcli.data.boxes.box_table import Category
+from tlcli.data.boxes.counted_notes import CountedNote, summed_notes
 from tlcli.data.table import SPLITS, some_names
 from tlcli.errors import DataError
+from tlcli.results.counted import counted
 
 # The part whose categories count for all: what is trained on
 _REFERENCE_ORDER = ("train", "unsplit", "val", "test")
@@ -48,6 +50,8 @@ class RawPart:
     boxes: pd.DataFrame
     categories: tuple[Category, ...]
     notes: tuple[str, ...] = ()
+    counted_notes: tuple[CountedNote, ...] = ()
+    """Of rows of the part's own images."""
     in_fractions: bool = False
     """Boxes are fractions of the image's width and height (YOLO), not pixels."""
 
@@ -59,6 +63,7 @@ class JoinedParts(NamedTuple):
     boxes: pd.DataFrame
     categories: tuple[Category, ...]
     notes: tuple[str, ...]
+    counted_notes: tuple[CountedNote, ...]
 
 
 def join_parts(parts: Sequence[RawPart]) -> JoinedParts:
@@ -78,6 +83,7 @@ def join_parts(parts: Sequence[RawPart]) -> JoinedParts:
     categories = tuple(sorted(reference.categories, key=lambda category: category.id))
     notes = [note for part in parts for note in part.notes]
     images, boxes, first_row = [], [], 0
+    counted_notes: list[CountedNote] = []
     for part in parts:
         notes += _match_notes(part, reference)
         index = {category.name: number for number, category in enumerate(categories)}
@@ -85,13 +91,14 @@ def join_parts(parts: Sequence[RawPart]) -> JoinedParts:
         rows = part.boxes["image"] + first_row
         boxes.append(part.boxes.assign(image=rows, category=new[part.boxes["category"]]))
         images.append(part.images.assign(split=part.split))
+        counted_notes += [replace(n, rows=n.rows + first_row) for n in part.counted_notes]
         first_row += len(part.images)
-    joined = pd.concat(images, ignore_index=True)
     return JoinedParts(
-        images=joined,
+        images=pd.concat(images, ignore_index=True),
         boxes=pd.concat(boxes, ignore_index=True),
         categories=categories,
-        notes=(*dict.fromkeys(notes), *_shared_notes(joined)),
+        notes=tuple(dict.fromkeys(notes)),
+        counted_notes=summed_notes(counted_notes),
     )
 
 
@@ -116,7 +123,8 @@ def _check_images(part: RawPart) -> None:
         twice = part.images[column][part.images[column].duplicated()]
         if len(twice):
             raise DataError(
-                f"{part.source} has {len(twice)} images whose {what} another image has too:"
+                f"{part.source} has {counted(len(twice), 'image')} whose {what} another image has"
+                " too:"
                 f" {some_names(str(value) for value in twice)}; keep one row for each."
             )
 
@@ -133,17 +141,7 @@ def _match_notes(part: RawPart, reference: RawPart) -> list[str]:
     if not moved:
         return []
     return [
-        f"{len(moved)} categories have other ids in {part.split} than in {reference.split}"
-        f" ({some_names(moved)}); they are matched by name, and the ids of {reference.split} are"
-        " used."
-    ]
-
-
-def _shared_notes(images: pd.DataFrame) -> list[str]:
-    shared = images["path"][images["path"].duplicated()]
-    if shared.empty:
-        return []
-    return [
-        f"{len(shared)} images are in more than one split ({some_names(shared)}); numbers on"
-        " images that were trained on say little."
+        f"{counted(len(moved), 'category has another id', 'categories have other ids')} in"
+        f" {part.split} than in {reference.split} ({some_names(moved)}); categories are matched by"
+        f" name, and the ids of {reference.split} are used."
     ]

@@ -11,14 +11,18 @@ import pandas as pd
 from tlcli.data.boxes.box_assembly import assemble
 from tlcli.data.boxes.box_repair import OnBadBox
 from tlcli.data.boxes.box_table import BoxTable
+from tlcli.data.boxes.counted_notes import CountedNote, counted_note
 from tlcli.data.boxes.image_headers import OnBadImage
 from tlcli.data.boxes.image_names import refuse_escapes, relative_name
 from tlcli.data.boxes.raw_parts import RAW_BOX_TYPES, RAW_IMAGE_TYPES, RawPart
 from tlcli.data.boxes.yolo_yaml import YoloYaml, read_yolo_yaml
 from tlcli.data.folders import list_images
 from tlcli.data.images import is_image_name
-from tlcli.data.table import some_names
 from tlcli.errors import DataError
+from tlcli.results.counted import counted
+
+MAX_FRACTION = 1.05
+"""A larger number in a label file is no rounding: it is likely given in pixels."""
 
 
 class YoloRow(NamedTuple):
@@ -68,7 +72,7 @@ def read_label_file(path: Path, *, class_rows: Mapping[int, int]) -> list[YoloRo
         class_rows: The class indices there are.
 
     Raises:
-        DataError: a line is of neither kind, or of an unknown class.
+        DataError: a line is of neither kind, of an unknown class, or not in fractions.
     """
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
@@ -85,7 +89,8 @@ def read_label_file(path: Path, *, class_rows: Mapping[int, int]) -> list[YoloRo
             if row.class_index not in class_rows:
                 raise DataError(
                     f"{path} line {number} has class {row.class_index}, and names: has"
-                    f" {len(class_rows)} classes, {min(class_rows)} to {max(class_rows)}."
+                    f" {counted(len(class_rows), 'class', 'classes')}, {min(class_rows)} to"
+                    f" {max(class_rows)}."
                 )
             rows.append(row)
     return rows
@@ -98,19 +103,30 @@ def _parse(words: Sequence[str], *, where: str) -> YoloRow:
         raise DataError(f"{where} holds what is no number: {' '.join(words)[:80]}.") from error
     if not index.is_integer():
         raise DataError(f"{where} has class {words[0]}; it must be a whole number.")
+    if len(numbers) != 4 and (len(numbers) < 6 or len(numbers) % 2):
+        raise DataError(
+            f"{where} has {counted(len(words), 'number')}; a box has 5 (class, x, y, width,"
+            " height), a polygon 7, 9, ..."
+        )
+    _refuse_pixels(words[1:], numbers, where=where)
     if len(numbers) == 4:
         x, y, width, height = numbers
         return YoloRow(int(index), (x - width / 2, y - height / 2, width, height), False)
-    if len(numbers) < 6 or len(numbers) % 2:
-        raise DataError(
-            f"{where} has {len(words)} numbers; a box has 5 (class, x, y, width, height), a polygon"
-            " 7, 9, ..."
-        )
     xs, ys = numbers[::2], numbers[1::2]
     if not all(map(math.isfinite, numbers)):
         return YoloRow(int(index), (math.nan,) * 4, True)
     box = (min(xs), min(ys), max(xs) - min(xs), max(ys) - min(ys))
     return YoloRow(int(index), box, True)
+
+
+def _refuse_pixels(words: Sequence[str], numbers: Sequence[float], *, where: str) -> None:
+    for word, number in zip(words, numbers, strict=True):
+        if MAX_FRACTION < number < math.inf:
+            raise DataError(
+                f"{where}: {word} is above 1: YOLO boxes are fractions of the picture, are these"
+                " pixels? Divide x and width by the width of the picture, y and height by its"
+                " height."
+            )
 
 
 def _part(settings: YoloYaml, split: str, places: Sequence[Path]) -> RawPart:
@@ -135,25 +151,26 @@ def _part(settings: YoloYaml, split: str, places: Sequence[Path]) -> RawPart:
         images=images.astype(RAW_IMAGE_TYPES),
         boxes=boxes.astype(RAW_BOX_TYPES),
         categories=settings.categories,
-        notes=(*settings.notes, *_notes(split, names, files)),
+        notes=settings.notes,
+        counted_notes=_notes(files),
         in_fractions=True,
     )
 
 
-def _notes(
-    split: str, names: Sequence[str], files: Sequence[Sequence[YoloRow] | None]
-) -> list[str]:
-    bare = [name for name, file in zip(names, files, strict=True) if file is None]
-    polygons = sum(row.is_polygon for file in files for row in file or ())
-    notes = []
-    if bare:
-        notes.append(
-            f"{split}: {len(bare)} images have no label file and count as images without objects:"
-            f" {some_names(bare)}."
-        )
-    if polygons:
-        notes.append(f"{split}: {polygons} labels are polygons; the box around each is taken.")
-    return notes
+def _notes(files: Sequence[Sequence[YoloRow] | None]) -> tuple[CountedNote, ...]:
+    rows = list(enumerate(files))
+    return (
+        counted_note(
+            "1 image has no label file and counts as an image without objects: {names}.",
+            "{number} images have no label file and count as images without objects: {names}.",
+            [row for row, file in rows if file is None],
+        ),
+        counted_note(
+            "1 label is a polygon; the box around it is taken: {names}.",
+            "{number} labels are polygons; the box around each is taken: {names}.",
+            [row for row, file in rows for line in file or () if line.is_polygon],
+        ),
+    )
 
 
 def _names(settings: YoloYaml, place: Path) -> list[str]:

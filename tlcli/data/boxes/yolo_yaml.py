@@ -14,9 +14,10 @@ import yaml
 
 from tlcli.data.boxes.box_table import Category
 from tlcli.errors import DataError
+from tlcli.results.counted import counted
 
 _SPLIT_KEYS = ("train", "val", "test")
-_YAML_SUFFIXES = (".yaml", ".yml")
+YAML_SUFFIXES = (".yaml", ".yml")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,12 +35,21 @@ class YoloYaml:
 
 def find_yolo_yaml(root: Path) -> Path | None:
     """Return the yaml file in `root` that names classes, `data.yaml` first."""
-    files = [path for path in sorted(root.glob("*")) if path.suffix in _YAML_SUFFIXES]
+    files = [path for path in sorted(root.glob("*")) if path.suffix in YAML_SUFFIXES]
     for path in sorted(files, key=lambda file: file.stem != "data"):
-        document = _load(path)
-        if isinstance(document, dict) and "names" in document:
+        if names_classes(path):
             return path
     return None
+
+
+def names_classes(path: Path) -> bool:
+    """Say whether a yaml file has `names`, as that of a YOLO data set.
+
+    Raises:
+        DataError: no valid yaml.
+    """
+    document = _load(path)
+    return isinstance(document, dict) and "names" in document
 
 
 def read_yolo_yaml(path: Path) -> YoloYaml:
@@ -99,7 +109,8 @@ def _categories(document: Mapping[str, Any], path: Path) -> tuple[Category, ...]
             raise DataError(f"{path}: class {index} has no name.")
     declared = document.get("nc")
     if declared is not None and str(declared) != str(len(names)):
-        raise DataError(f"{path} says nc: {declared} but names {len(names)} classes; correct one.")
+        number = counted(len(names), "class", "classes")
+        raise DataError(f"{path} says nc: {declared} but names {number}; correct one.")
     return tuple(
         Category(id=number, name=name)
         for number, name in sorted((int(index), name) for index, name in names.items())

@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
-from tlcli.backbones.catalog import parse_backbone_name
+from tlcli.backbones.catalog import list_backbones, parse_backbone_name
 from tlcli.backbones.pretrained import (
     DEFAULT_WEIGHTS,
     NO_WEIGHTS,
@@ -55,6 +55,8 @@ def parse_detector_name(text: str) -> str:
     names = [*named.NAMED, *ARCHITECTURES]
     near = difflib.get_close_matches(bare, names, n=3, cutoff=0.6)
     hint = f"Did you mean {' or '.join(map(repr, near))}? " if near else ""
+    if any(text in (known, known.partition("/")[2]) for known in list_backbones()):
+        hint = f"It is a backbone: --model fasterrcnn --backbone {text} puts a detector on it. "
     raise ModelError(
         f"No detector is called '{text}'. {hint}There are: {', '.join(named.NAMED)}; and on any "
         f"--backbone: {', '.join(ARCHITECTURES)}."

@@ -54,7 +54,7 @@ class DetectorOptions:
             ConfigError: If another option disagrees with how it was built.
         """
         for option, wanted, built in (
-            ("--strides", self.strides and tuple(self.strides), build.strides),
+            ("--strides", self.strides and _listed(self.strides), _listed(build.strides)),
             ("--fpn-channels", self.fpn_channels, build.fpn_channels),
             ("--anchor-size", self.anchor_size, build.anchor_size),
         ):
@@ -69,6 +69,10 @@ class DetectorOptions:
             return build
         max_size = longest_side(self.image_size)
         return replace(build, image_size=self.image_size, max_size=max_size)
+
+
+def _listed(strides: Sequence[int]) -> str:
+    return ",".join(map(str, strides))
 
 
 def longest_side(image_size: int) -> int:

@@ -40,11 +40,16 @@ def run_folder(weights: str) -> Path | None:
     """Return the run folder that `--weights` names, itself or by the weights in it; None if none.
 
     Raises:
-        WeightsError: If it names a run that trained no detector.
+        WeightsError: If it names a run that trained no detector, or another folder.
     """
     path = Path(weights).expanduser()
     folder = path.parent if path.name == WEIGHTS else path
     if not (folder / DESCRIPTION).is_file():
+        if path.is_dir():
+            raise WeightsError(
+                f"--weights {weights} is a folder without a {DESCRIPTION}. Give a run folder of "
+                "detect-finetune, or a weights file."
+            )
         return None
     if (kind := saved_kind(folder / DESCRIPTION)) == DETECTION:
         return folder

@@ -184,7 +184,8 @@ def fetch_file(name: str, tag: str, *, offline: bool) -> Path:
     here = [f"{PREFIX}{n} {t}" for n in NAMED for t in tags(n) if find_file(n, t)]
     raise WeightsError(
         f"Weights '{tag}' of {PREFIX}{name} are not to be had: {problem} Weights of detectors on "
-        f"this machine: {', '.join(here) or 'none'}. Or use --weights FILE, or --weights none."
+        f"this machine: {', '.join(here) or 'none'}. Or use --weights FILE; "
+        "--weights none trains from random ones."
     )
 
 

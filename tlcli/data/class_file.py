@@ -1,0 +1,94 @@
+"""`--classes`: which classes of a data set are used, in which order, and what they are called."""
+
+import csv
+import difflib
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from tlcli.data.table import ImageTable, make_table, some_names
+from tlcli.errors import DataError
+from tlcli.results.counted import counted
+
+
+class ClassName(NamedTuple):
+    """A class of the data and what it is called from now on; several may get one name."""
+
+    old: str
+    new: str
+
+
+def read_class_file(path: Path) -> tuple[ClassName, ...]:
+    """Read one class per line, `name` or `old,new`, quoted as in a CSV file where need be.
+
+    Blank lines do not count, nor do blanks around names.
+
+    Raises:
+        DataError: the file cannot be read or has no classes, a line has other than one or two
+            names, or a class stands there twice.
+    """
+    chosen: dict[str, ClassName] = {}
+    for number, names in _lines(path):
+        if len(names) > 2 or not all(names):
+            raise DataError(
+                f"--classes {path}, line {number}: write 'name' or 'old,new', not"
+                f" '{','.join(names)}'; a name with a comma needs double quotes."
+            )
+        if names[0] in chosen:
+            raise DataError(f"--classes {path}, line {number}: '{names[0]}' stands there twice.")
+        chosen[names[0]] = ClassName(names[0], names[-1])
+    if not chosen:
+        raise DataError(f"--classes {path} names no class; write one per line.")
+    return tuple(chosen.values())
+
+
+def _lines(path: Path) -> list[tuple[int, list[str]]]:
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            reader = csv.reader(file, skipinitialspace=True, strict=True)
+            lines = [(reader.line_num, [name.strip() for name in names]) for names in reader]
+    except (OSError, ValueError, csv.Error) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise DataError(f"Cannot read --classes {path}: {reason}.") from error
+    return [(number, names) for number, names in lines if any(names)]
+
+
+def choose_classes(table: ImageTable, chosen: Sequence[ClassName]) -> ImageTable:
+    """Keep the images of the chosen classes under their new names, in the order of the choice.
+
+    Raises:
+        DataError: a class is not in the data, or only one is left.
+    """
+    known = set(table.classes)
+    unknown = [name.old for name in chosen if name.old not in known]
+    if unknown:
+        raise DataError(_unknown(unknown, known=table.classes, spec=table.spec))
+    new_names = {name.old: name.new for name in chosen}
+    is_kept = table.items["label"].isin(list(new_names))
+    kept = table.items[is_kept]
+    titles = table.class_titles
+    return make_table(
+        kept.assign(label=kept["label"].map(new_names)),
+        spec=table.spec,
+        root=table.root,
+        classes=list(dict.fromkeys(name.new for name in chosen)),
+        class_titles={old: titles[old] for old, new in chosen if old == new and old in titles},
+        notes=[*table.notes, *_left_out(table, set(new_names), num_images=int((~is_kept).sum()))],
+    )
+
+
+def _unknown(unknown: Sequence[str], *, known: Sequence[str], spec: str) -> str:
+    near = difflib.get_close_matches(unknown[0], known, n=1)
+    hint = f" Did you mean '{near[0]}' for '{unknown[0]}'?" if near else ""
+    return (
+        f"--classes names {some_names(unknown)}, which {spec} does not have.{hint} It has"
+        f" {some_names(known, most=10)}."
+    )
+
+
+def _left_out(table: ImageTable, kept: Iterable[str], *, num_images: int) -> list[str]:
+    others = [name for name in table.classes if name not in kept]
+    if not others:
+        return []
+    images, classes = counted(num_images, "image"), counted(len(others), "class", "classes")
+    return [f"--classes leaves out {images} of {classes}: {some_names(others)}."]

@@ -1,0 +1,118 @@
+"""The training of a classifier, put together from its job: batches, task, optimizer, schedule."""
+
+from collections.abc import Callable, Iterable, Sequence
+
+from torch import Tensor, from_numpy, nn
+
+from tlcli.config import TrainConfig
+from tlcli.data.augment import train_transform
+from tlcli.engine.class_losses import balanced_weights
+from tlcli.engine.classification import ClassificationTask
+from tlcli.engine.interrupts import StopSignals
+from tlcli.engine.loop import evaluate
+from tlcli.engine.mixing import Mixing, with_mixing
+from tlcli.engine.tasks import Batch
+from tlcli.recipes.finetune_job import Job, first_state
+from tlcli.recipes.talk import Talk
+from tlcli.recipes.training_run import Training
+from tlcli.results.run_dir import RunDirectory
+
+Steps = Callable[[int, int], Iterable[Sequence[Batch]]]
+"""From epochs done and steps done to the remaining steps of the epoch."""
+
+
+def prepare_training(
+    folder: RunDirectory, job: Job, *, signals: StopSignals, talk: Talk
+) -> Training:
+    """Put the model, the optimizer and the data together."""
+    train, preprocessing, runtime = job.config.train, job.backbone.preprocessing, job.runtime
+    steps_per_epoch, train_steps = training_batches_of(job)
+    state = first_state(
+        job.model, job.plan, train=train, runtime=runtime, steps_per_epoch=steps_per_epoch
+    )
+    judged = ClassificationTask(state.judged, preprocessing=preprocessing, runtime=runtime)
+    paths = job.images.table.part("train")["path"]
+    _tell_of_the_loss(train, talk=talk)
+    return Training(
+        command="finetune",
+        task=task_of(job, state.model),
+        state=state,
+        run=folder,
+        runtime=runtime,
+        epochs=train.epochs,
+        steps_per_epoch=steps_per_epoch,
+        patience=train.patience,
+        max_seconds=train.max_seconds,
+        monitor=train.monitor,
+        clip_grad=train.clip_grad,
+        train_steps=train_steps,
+        validate=lambda: evaluate(
+            judged.model,
+            job.reader.evaluation("val"),
+            evaluator=judged.evaluator(),
+            check_stop=signals.check,
+        ).compute(),
+        file_of=lambda index: str(paths[index]),
+        talk=talk,
+    )
+
+
+def training_batches_of(job: Job) -> tuple[int, Steps]:
+    """Return the steps of an epoch, and the batches of each as the options want them."""
+    train = job.config.train
+    steps_per_epoch, train_steps = job.reader.training(
+        transform=train_transform(
+            job.backbone.preprocessing,
+            level=train.augment,
+            crop_scale=train.crop_scale,
+            color_jitter=train.color_jitter,
+            random_erasing=train.random_erasing,
+        ),
+        grad_accum_steps=train.grad_accum_steps,
+        is_balanced=train.sampler == "balanced",
+    )
+    if not train.mixup and not train.cutmix:
+        return steps_per_epoch, train_steps
+    mixing = Mixing(mixup=train.mixup, cutmix=train.cutmix)
+    return steps_per_epoch, with_mixing(train_steps, mixing=mixing, seed=job.runtime.seed)
+
+
+def task_of(job: Job, model: nn.Module) -> ClassificationTask:
+    """Return what a model is trained on."""
+    train = job.config.train
+    return ClassificationTask(
+        model,
+        preprocessing=job.backbone.preprocessing,
+        runtime=job.runtime,
+        loss=train.loss,
+        focal_gamma=train.focal_gamma,
+        label_smoothing=train.label_smoothing,
+        class_weights=_class_weights(job),
+    )
+
+
+def _class_weights(job: Job) -> Tensor | None:
+    if job.config.train.class_weights == "none":
+        return None
+    table = job.images.table
+    weights = balanced_weights(table.targets("train"), num_classes=len(table.classes))
+    return from_numpy(weights).float()
+
+
+def _tell_of_the_loss(train: TrainConfig, *, talk: Talk) -> None:
+    """Say where the train loss is not comparable with the val loss."""
+    reasons = [
+        reason
+        for reason, is_so in (
+            ("on mixed images (--mixup, --cutmix)", train.mixup or train.cutmix),
+            ("with focal loss", train.loss == "focal"),
+            ("with weighted classes", train.class_weights == "balanced"),
+            ("on balanced classes", train.sampler == "balanced"),
+        )
+        if is_so
+    ]
+    if reasons:
+        talk.note(
+            f"The train loss is measured {' and '.join(reasons)}; the val loss is plain "
+            "cross-entropy on the images as they are."
+        )
