@@ -6,7 +6,7 @@ No weights and no memory are needed: networks live on the meta device of PyTorch
 but no numbers; those that compute while they are built or used get a second look on the CPU.
 Of each is asked:
 
-- stages: every tensor lies in exactly one, and a forward pass enters them in their order;
+- stages: every tensor lies in exactly one, and a forward pass first enters them in their order;
 - head: replaced by one for seven classes, train and eval mode give (2, 7) logits;
 - freezing: each stage alone can be opened, and then exactly its tensors want gradients;
 - training: with all stages open a backward pass reaches every parameter;
@@ -22,7 +22,6 @@ import math
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from itertools import pairwise
 from pathlib import Path
 
 import timm
@@ -117,7 +116,7 @@ def stage_problems(backbone: Backbone) -> Iterator[str]:
     except Exception as error:
         yield f"forward: {type(error).__name__}: {first_line(error)}"
         return
-    order = [seen[0], *(later for earlier, later in pairwise(seen) if earlier != later)]
+    order = list(dict.fromkeys(seen))  # layers may be used again
     expected = [stage.name for stage in backbone.stages]
     if order != expected:
         pairs = zip(order, expected, strict=False)
@@ -132,7 +131,7 @@ def entered(network: nn.Module, stages: tuple[Stage, ...]) -> Iterator[list[str]
     hooks = []
     for name, module in network.named_modules():
         for stage in stages:
-            if name and stage.owns(name):
+            if name and stage.owns(name) and any(True for _ in module.parameters()):
                 hooks.append(
                     module.register_forward_pre_hook(lambda *_, own=stage.name: seen.append(own))
                 )

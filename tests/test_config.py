@@ -278,6 +278,8 @@ def test_combinations__that_cannot_be_honoured(make: Any, words: str) -> None:
         ({"weights": "w"}, False),
         ({"output": "o"}, False),
         ({"offline": True}, False),
+        ({"classes": "c.txt"}, True),
+        ({"label_column": "c"}, True),
         ({"overwrite": True}, False),
         ({"mean": "0.5"}, False),
         ({"std": "0.5"}, False),
@@ -313,6 +315,11 @@ def test_data_config__fold() -> None:
     assert DataConfig().fold_of is None
     with pytest.raises(ConfigError, match=r"--val-split 0\.1 has no effect with --fold 1/5"):
         DataConfig(fold="1/5", val_split=0.1)
+
+
+@pytest.mark.parametrize("data", ["torchvision:CIFAR10", "hf:org/name"])
+def test_evaluate__offline_is_of_use_where_data_may_be_fetched(data: str) -> None:
+    assert EvaluateConfig(run="r", data=data, offline=True).offline
 
 
 def test_configs__are_frozen() -> None:

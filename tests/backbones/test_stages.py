@@ -44,6 +44,7 @@ TIMM = [
     "timm/inception_v3",
     "timm/maxvit_rmlp_pico_rw_256",
     "timm/mobilenetv4_conv_small",
+    "timm/twins_svt_small",
 ]
 FAMILIES = [*TORCHVISION, *TIMM]
 
@@ -64,6 +65,8 @@ EXACT = {
     "timm/convnext_atto": ["stem", "stages.0", "stages.1", "stages.2", "stages.3"],
     "torchvision/swin_t": [f"features.{i}" for i in range(8)],
     "timm/swin_tiny_patch4_window7_224": ["patch_embed", *(f"layers.{i}" for i in range(4))],
+    "timm/twins_svt_small": [f"blocks.{i}" for i in range(4)],
+    "timm/coat_lite_tiny": [f"serial_blocks{i}" for i in range(1, 5)],
     "torchvision/regnet_y_400mf": ["stem", *(f"trunk_output.block{i}" for i in range(1, 5))],
     "timm/regnety_002": ["stem", "s1", "s2", "s3", "s4"],
     "torchvision/densenet121": [

@@ -176,7 +176,7 @@ def test_finetune__lr_auto_goes_on_with_what_was_found(tlcli: Invoke, photos: Pa
 
 
 def test_finetune__max_time_may_grow_on_resume(tlcli: Invoke, photos: Path) -> None:
-    words = ("finetune", "-d", photos, *SMALL, "--unfreeze", "head", "-o", "run")
+    words = ("finetune", "-d", photos, *SMALL, "--unfreeze", "head", "-o", "run", "-b", 4)
     short = tlcli(*words, "--max-time", "0.000001s")
 
     same = tlcli(*words, "--resume")

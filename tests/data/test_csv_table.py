@@ -158,6 +158,11 @@ def test_read_csv_table__columns_of_tsv_and_parquet(folder: Path) -> None:
     assert read_csv_table(folder / "t.parquet", columns=columns).items.equals(expected)
 
 
+def test_read_csv_table__tabs_in_a_csv(folder: Path) -> None:
+    table = read_csv_table(write(folder, "path\tlabel\nimg/0.png\ta;b\nimg/1.png\tc, d\n"))
+    assert table.classes == ("a;b", "c, d")
+
+
 @pytest.mark.parametrize("mark", ["", "\ufeff"])
 def test_read_csv_table__semicolons(folder: Path, mark: str) -> None:
     text = f'{mark}path;label;split\nimg/0.png;a, b;train\nimg/1.png;"c;d";train\n'

@@ -1,6 +1,8 @@
+import bz2
 import functools
 import gzip
 import hashlib
+import shutil
 import threading
 from collections.abc import Iterator
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -252,3 +254,39 @@ def test_sets__are_asked_for_as_torchvision_wants(name: str, cache: Path) -> Non
     for variant in SETS[name].variants:
         with pytest.raises(DataError, match=rf"torchvision:{name} (is not on|cannot be read)"):
             load_table(f"torchvision:{name}" + (f"/{variant}" if variant else ""), offline=True)
+
+
+def test_load_table__classes_without_names_are_numbers(cache: Path) -> None:
+    root = cache / "USPS"
+    root.mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    for name, digits in (("usps.bz2", [1, 10, 2]), ("usps.t.bz2", [2, 1, 10])):
+        lines = [
+            f"{digit} "
+            + " ".join(f"{i + 1}:{v:.4f}" for i, v in enumerate(rng.uniform(-1, 1, 256)))
+            for digit in digits
+        ]
+        (root / name).write_bytes(bz2.compress("\n".join(lines).encode()))
+
+    table = load_table("torchvision:USPS")
+
+    assert table.classes == ("0", "1", "9")  # the files count from 1
+    oracle = datasets.USPS(str(root), train=False)
+    rows = table.part("test").set_index("path")["label"]
+    assert [rows[f"tlcli-v1/test-{i:06d}.png"] for i in range(3)] == [
+        str(oracle[index][1]) for index in range(3)
+    ]
+
+
+@pytest.mark.usefixtures("served")
+def test_load_table__broken_archive_is_told_and_marked(cache: Path, tmp_path: Path) -> None:
+    archive = tmp_path / "server" / "train-images-idx3-ubyte.gz"
+    whole = archive.read_bytes()
+    archive.write_bytes(b"not what it should be")
+    with pytest.raises(DataError, match=r"the download failed: .*corrupted"):
+        load_table("torchvision:FashionMNIST")
+    with pytest.raises(DataError, match=r"A download of .*FashionMNIST did not end"):
+        load_table("torchvision:FashionMNIST")
+    shutil.rmtree(cache / "FashionMNIST")
+    archive.write_bytes(whole)
+    assert len(load_table("torchvision:FashionMNIST").items) == 17

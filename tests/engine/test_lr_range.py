@@ -102,7 +102,13 @@ def tried(rates: Floats, *, factor: float = 1.0) -> tuple[RangeCurve, TrainingSt
     )
     task = ClassificationTask(model, preprocessing=PIXELS, runtime=RUNTIME)
     curve = try_rates(
-        task, state, rates=rates, train_steps=steps_of, runtime=RUNTIME, clip_grad=0.0
+        task,
+        state,
+        rates=rates,
+        train_steps=steps_of,
+        runtime=RUNTIME,
+        clip_grad=0.0,
+        check_stop=lambda: None,
     )
     return curve, state
 

@@ -121,8 +121,8 @@ def test_finetune__columns_by_name(table_file: Path, tmp_path: Path) -> None:
     assert other.report.num_images == 12
 
 
-def test_extract_features__fold_and_columns_reach_the_head(
-    table_file: Path, tmp_path: Path, timm_files: dict[str, Path]
+def test_extract_features__data_options_reach_the_head(
+    table_file: Path, class_file: Path, tmp_path: Path, timm_files: dict[str, Path]
 ) -> None:
     weights = timm_files["test_resnet"]
     summary = extract(
@@ -131,27 +131,30 @@ def test_extract_features__fold_and_columns_reach_the_head(
         model="timm/test_resnet",
         weights=weights,
         fold="1/2",
+        classes=class_file,
         **COLUMNS,
     )
 
     head = tmp_path / "features" / "head"
     assert summary is not None
     assert record_of(head)["data"]["counts"] == {
-        "train": {"ant": 2, "bee": 2, "cat": 2},
-        "val": {"ant": 2, "bee": 2, "cat": 2},
+        "train": {"pet": 2, "ant": 2},
+        "val": {"pet": 2, "ant": 2},
     }
-    evaluation, _ = evaluate(run=tmp_path / "features", split="val")
-    assert evaluation.report.num_images == 6
     finetune(
         tmp_path / "run",
         data=table_file,
         weights=weights,
         fold="1/2",
         init_head=head,
+        classes=class_file,
         epochs=1,
         **COLUMNS,
     )
     assert (tmp_path / "run" / "splits.csv").read_bytes() == (head / "splits.csv").read_bytes()
+    class_file.unlink()
+    evaluation, _ = evaluate(run=tmp_path / "features", split="val")
+    assert evaluation.report.num_images == 4
 
 
 def test_load_images__sets_of_libraries_are_announced(

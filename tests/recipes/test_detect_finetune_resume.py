@@ -94,6 +94,26 @@ def test_resume__only_the_final_judgement_is_missing(tmp_path: Path, data: Path)
     assert results_of(tmp_path / "parts") == results_of(tmp_path / "whole")
 
 
+def test_max_time__stops_and_goes_on_as_if_it_never_had(tmp_path: Path, data: Path) -> None:
+    detect(tmp_path / "whole", data=data, **PLAIN)
+
+    summary, talk = detect(tmp_path / "run", data=data, max_time="0.000001s", **PLAIN)
+
+    assert summary["status"] == "finished"
+    assert set(summary["results"]) == {"val"}
+    assert record_of(tmp_path / "run")["stopped"] == "max_time"
+    assert any(
+        f"after 0 epochs and 1 steps. Go on with: tlcli detect-finetune --output "
+        f"{tmp_path / 'run'} --resume --max-time " in note
+        for note in talk.notes
+    )
+
+    detect(tmp_path / "run", data=data, max_time="1h", resume=True, **PLAIN)
+
+    assert results_of(tmp_path / "run") == results_of(tmp_path / "whole")
+    assert record_of(tmp_path / "run")["stopped"] is None
+
+
 @pytest.mark.parametrize("part", ["validation", "judgement"])
 def test_resume__signal_while_images_are_judged(tmp_path: Path, data: Path, part: str) -> None:
     """Between two images of the validation of an epoch, or of the judgement at the end."""

@@ -426,7 +426,7 @@ def test_run__exact_copies_are_computed_once_and_warned_of(tmp_path: Path) -> No
     assert cache_counts(summary) == (1, 15)
     assert summary["trunk_cache"]["copies"] == 1
     assert torch.equal(rows["train/ant/0.png"], rows["train/ant/copy.png"])
-    assert talk.warnings == ["1 images are exact copies of others in the same split."]
+    assert talk.warnings == ["1 image is an exact copy of another in the same split."]
     record = record_of(tmp_path / "s")["data"]
     assert (record["exact_copies"], record["copies_across_splits"]) == (1, 0)
 
@@ -439,7 +439,7 @@ def test_run__copies_in_two_splits_are_warned_of_with_views_too(tmp_path: Path) 
 
     assert cache_counts(summary) == (1, 15 + 10)
     assert talk.warnings == [
-        "1 images are exact copies of others, and 1 of the copied pictures lie in more than one "
+        "1 image is an exact copy of another, and 1 of the copied pictures lie in more than one "
         "split: results on val and test are flattered by them."
     ]
 

@@ -12,6 +12,7 @@ from toy import CollectedTalk, make_image_folder
 
 from recipes.runs import finetune, finetune_config, metrics_of, record_of, results_of, rows_of
 from recipes.test_finetune_resume import interrupt
+from tlcli.config import TrainConfig
 from tlcli.errors import ConfigError
 from tlcli.recipes import classifier_training, lr_search
 from tlcli.recipes import finetune as recipe
@@ -320,6 +321,17 @@ def test_lr_auto__resume_does_not_look_again(
     finetune(tmp_path / "parts", data=photos, lr=found, mixup=0.2, resume=True, **AUTO)
 
     assert results_of(tmp_path / "parts") == results_of(auto_run)
+
+
+def test_lr_auto__signal_while_it_looks(tmp_path: Path, photos: Path) -> None:
+    error = interrupt(tmp_path / "run", at=(0, 3), data=photos, lr="auto", **AUTO)
+
+    assert str(error) == (
+        "Stopped while learning rates were tried, before the first step. Start the run anew with "
+        "--overwrite."
+    )
+    assert error.exit_code == 143
+    assert record_of(tmp_path / "run")["status"] == "interrupted"
 
 
 def test_lr_auto__nothing_to_learn_is_told_and_the_default_used(tmp_path: Path) -> None:

@@ -22,6 +22,10 @@ def head_record(*, layers: tuple[str, ...] = (), **options: Any) -> dict[str, An
         ({"val_split": 0.25, "limit": 5}, ["--val-split", "0.25", "--limit", "5"]),
         ({"on_bad_image": "skip", "offline": True}, ["--on-bad-image", "skip", "--offline"]),
         (
+            {"fold": "1/5", "classes": "/a b.csv", "label_column": "my kind"},
+            ["--fold", "1/5", "--classes", "/a b.csv", "--label-column", "my kind"],
+        ),
+        (
             {"weights": "/a b/w.pth", "mean": "0.5", "std": "0.1,0.2,0.3", "seed": 7},
             ["--weights", "/a b/w.pth", "--mean", "0.5", "--std", "0.1,0.2,0.3", "--seed", "7"],
         ),

@@ -4,12 +4,15 @@ A stage is what `--unfreeze` names and what layer decay counts: `layer4` of a Re
 of a ViT, `features.7` of a ConvNeXt. No table of families is kept. Starting at the root, lists of
 layers are opened until numbered siblings (`layer1..4`, `blocks.0..11`) or single layers are
 reached; what carries no weight matrix of its own (norms, position embeddings, activations) joins
-the stage beside it. Every parameter, buffer and layer belongs to exactly one stage.
+the stage beside it. Several numbered series of one length (`patch_embeds.0..3`, `blocks.0..3`) run
+in turn: what has the same number is one stage. Every parameter, buffer and layer belongs to exactly
+one stage.
 """
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from torch import nn
 
@@ -18,6 +21,7 @@ from tlcli.errors import ModelError
 HEAD = "head"
 _NUMBERED = re.compile(r"^(.*?)(\d+)[a-z]?$")
 _CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
+_LEAST_TURNS = 3
 _DOMINANT_SHARE = 0.5
 """A module that holds more than this share of the body is a wrapper around it, and is opened."""
 
@@ -51,6 +55,11 @@ class _Part:
     name: str
     parameters: int
     is_weighty: bool
+    turn: str | None = None
+    """Parts of one turn, of series that run in turn, are one stage."""
+
+
+_Turn = list[tuple[str, nn.Module]]
 
 
 def find_stages(network: nn.Module, *, head_names: Sequence[str]) -> tuple[Stage, ...]:
@@ -92,14 +101,56 @@ def _open(
     for name, tensor in bare:
         yield _Part(f"{prefix}{name}", tensor.numel(), is_weighty=False)
     children = dict(module.named_children())
+    turns = _turns(children)
+    in_turn = {path.partition(".")[0] for turn in turns for path, _ in turn}
     series = _numbered_series([name for name, child in children.items() if _count(child)])
     for name, child in children.items():
         path = f"{prefix}{name}"
         holds_head = any(head.startswith(f"{path}.") for head in head_names)
-        if holds_head or _is_wrapper(child, in_series=name in series, body=body):
+        if name in in_turn:
+            yield from _parts_of(turns, prefix=prefix)
+            turns = []  # all stand where the first of them is
+        elif holds_head or _is_wrapper(child, in_series=name in series, body=body):
             yield from _open(child, prefix=f"{path}.", head_names=head_names, body=body)
         else:
             yield _Part(path, _count(child), is_weighty=_has_matrix(child))
+
+
+def _parts_of(turns: Sequence[_Turn], *, prefix: str) -> Iterator[_Part]:
+    for number, turn in enumerate(turns):
+        for path, module in turn:
+            name = f"{prefix}{path}"
+            yield _Part(name, _count(module), _has_matrix(module), turn=f"{prefix}{number}")
+
+
+def _turns(children: Mapping[str, nn.Module]) -> list[_Turn]:
+    """Return what runs in turn: of each number the modules of all series, with dotted names.
+
+    Such series stand one behind the other in the module tree, have three modules or more and the
+    same numbers; two of them at least have a matrix in every module.
+    """
+    series: dict[str, dict[str, tuple[str, nn.Module]]] = {}
+    numbered = _numbered_series(list(children))
+    for name, child in children.items():
+        if name in numbered and (match := _NUMBERED.match(name)):
+            series.setdefault(match.group(1), {})[match.group(2)] = (name, child)
+        elif isinstance(child, nn.ModuleList):
+            series[name] = {key: (f"{name}.{key}", part) for key, part in child.named_children()}
+    long = [one for one in series.values() if len(one) >= _LEAST_TURNS]
+    weighty = [one for one in long if all(_has_matrix(part) for _, part in one.values())]
+    alike = [one for one in long if weighty and one.keys() == weighty[0].keys()]
+    is_pair = sum(one in weighty for one in alike) > 1
+    if not is_pair or not _stand_apart(alike, order=list(children)):
+        return []
+    return [[one[number] for one in alike] for number in alike[0]]
+
+
+def _stand_apart(
+    series: Sequence[Mapping[str, tuple[str, nn.Module]]], *, order: list[str]
+) -> bool:
+    """Say whether each series ends before the next begins, so that their order tells nothing."""
+    places = [[order.index(n.partition(".")[0]) for n, _ in one.values()] for one in series]
+    return all(max(one) < min(following) for one, following in pairwise(places))
 
 
 def _numbered_series(names: Sequence[str]) -> set[str]:
@@ -140,7 +191,9 @@ def _join(before: Sequence[_Part], head: Sequence[str]) -> tuple[Stage, ...]:
     groups: list[list[_Part]] = []
     leading: list[_Part] = []
     for part in before[:closing]:
-        if part.is_weighty:
+        if groups and part.turn is not None and part.turn == groups[-1][-1].turn:
+            groups[-1].append(part)
+        elif part.is_weighty:
             groups.append([*leading, part])
             leading = []
         elif groups:
@@ -152,8 +205,8 @@ def _join(before: Sequence[_Part], head: Sequence[str]) -> tuple[Stage, ...]:
 
 
 def _stage(group: Sequence[_Part]) -> Stage:
-    """Name a group of parts after its only part with a weight matrix."""
-    name = next(part.name for part in group if part.is_weighty)
+    """Name a group of parts after the largest part with a weight matrix."""
+    name = max((part for part in group if part.is_weighty), key=lambda part: part.parameters).name
     return Stage(
         name=name,
         members=tuple(part.name for part in group),

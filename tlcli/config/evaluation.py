@@ -74,11 +74,16 @@ class EvaluateConfig:
             "--split-column": self.split_column,
         }
 
+    @property
+    def _is_fetched(self) -> bool:
+        """Whether the data may have to be downloaded."""
+        return (self.data or "").startswith(("torchvision:", "hf:"))
+
     def _refuse_what_a_run_ignores(self) -> None:
         given: dict[str, object] = {
             "--weights": self.weights,
             "--output": self.output,
-            "--offline": self.offline or None,
+            "--offline": (self.offline and not self._is_fetched) or None,
             "--mean": self.mean,
             "--std": self.std,
             "--input-size": self.input_size,

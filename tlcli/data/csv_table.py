@@ -44,7 +44,7 @@ def read_csv_table(path: Path, *, columns: TableColumns = USUAL) -> ImageTable:
     Paths are relative to the folder of the file, or absolute. Everything is text: the labels
     `001`, `None` and `NA` stay what they are; blanks around labels, splits and groups are removed.
     A split is train, val (also valid, validation) or test; empty everywhere means none. In a .csv
-    the columns may be separated by semicolons, as some spreadsheets write them.
+    the columns may be separated by semicolons or tabs, as some spreadsheets write them.
 
     Args:
         path: The file.
@@ -78,15 +78,17 @@ def _read(path: Path) -> pd.DataFrame:
             keep_default_na=False,
             encoding="utf-8-sig",
         )
-    except (OSError, ValueError) as error:  # pandas' parser and pyarrow errors are ValueErrors
+    # the errors of pandas' parser and of pyarrow are ValueErrors
+    except (OSError, ValueError, csv.Error) as error:
         raise DataError(f"Cannot read {path} as a table: {error}.") from error
 
 
 def _separator(path: Path) -> str:
-    """Return what separates the columns of a .csv: a semicolon if it is all its first line has."""
+    """Return what separates the columns of a .csv: other marks if its first line has no comma."""
     with path.open(encoding="utf-8-sig", newline="") as file:
         names = next(csv.reader(file), [""])
-    return ";" if len(names) == 1 and ";" in names[0] else ","
+    others = [mark for mark in ";\t" if len(names) == 1 and mark in names[0]]
+    return others[0] if others else ","
 
 
 def _used_columns(raw: pd.DataFrame, columns: TableColumns, *, path: Path) -> Mapping[str, str]:

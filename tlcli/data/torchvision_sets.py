@@ -2,9 +2,12 @@
 
 import difflib
 import inspect
+import tarfile
+import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +21,11 @@ from tlcli.data.table import ImageTable
 from tlcli.errors import DataError
 
 _Arguments = Mapping[str, Any]
+_DOWNLOAD_ERRORS = (
+    *(OSError, RuntimeError, ValueError, ImportError, EOFError),
+    *(HTTPException, tarfile.TarError, zipfile.BadZipFile),
+)
+"""What torchvision lets through when it fetches and unpacks archives."""
 _WHOLE: dict[str, _Arguments] = {"unsplit": {}}
 _TRAIN_FLAG: dict[str, _Arguments] = {"train": {"train": True}, "test": {"train": False}}
 
@@ -165,10 +173,9 @@ def _load_part(name: str, arguments: _Arguments, *, root: Path, offline: bool) -
     with _marked_download(root):
         try:
             return kind(**arguments, download=True)
-        except (OSError, RuntimeError, ValueError, ImportError) as error:
-            raise DataError(
-                _not_here(name, f"the download failed: {_first_lines(error)}", root=root)
-            ) from error
+        except _DOWNLOAD_ERRORS as error:
+            reason = " ".join(str(error).split())[:300]
+            raise DataError(_not_here(name, f"the download failed: {reason}", root=root)) from error
 
 
 def _not_here(name: str, why: str, *, root: Path) -> str:
@@ -178,10 +185,6 @@ def _not_here(name: str, why: str, *, root: Path) -> str:
         f" {root}, laid out as torchvision.datasets.{name} expects them in its root. Other sets"
         f" are {others}."
     )
-
-
-def _first_lines(error: BaseException) -> str:
-    return " ".join(str(error).split())[:300]
 
 
 def _mark(root: Path) -> Path:
@@ -227,7 +230,7 @@ def _export_part(dataset: Any, folder: Path, *, split: str, files: str) -> Itera
         if path is None:
             path = folder / f"{split}-{index:06d}.png"
             image.save(path)
-        label = names[int(target)] if names else f"{int(target):03d}"
+        label = names[int(target)] if names else str(int(target))
         yield ExportedImage(path.absolute(), label, split)
 
 

@@ -82,6 +82,7 @@ def try_rates(
     train_steps: Callable[[int, int], Iterable[Sequence[Batch]]],
     runtime: Runtime,
     clip_grad: float,
+    check_stop: Callable[[], None],
 ) -> RangeCurve:
     """Train a step with each learning rate, until the loss diverges.
 
@@ -92,6 +93,7 @@ def try_rates(
         train_steps: From epochs done and steps done to the remaining steps of the epoch.
         runtime: Device, precision and seed.
         clip_grad: Largest norm of all gradients together; 0 does not clip.
+        check_stop: Called between steps.
     """
     state.enter_phase()
     with suppress(NonFiniteLoss):  # the end of the range: what came before is the answer
@@ -101,7 +103,7 @@ def try_rates(
             steps=_until_divergence(state, train_steps, most=len(rates)),
             runtime=runtime,
             clip_grad=clip_grad,
-            check_stop=lambda: None,
+            check_stop=check_stop,
         )
     losses = _losses(state)
     is_finite = np.isfinite(losses)

@@ -30,6 +30,7 @@ from tlcli.recipes.image_data import (
 )
 from tlcli.recipes.talk import Talk
 from tlcli.results.atomic import write_csv
+from tlcli.results.counted import counted
 
 _BAD_IMAGE_REMEDY = "Repair it, or leave such images out with --on-bad-image skip."
 
@@ -145,8 +146,8 @@ def _load(config: BoxDataConfig, *, talk: Talk) -> tuple[BoxTable, tuple[tuple[s
 
 def _report(table: BoxTable, *, talk: Talk) -> None:
     parts = ", ".join(
-        f"{part['images']} {split} images with {part['boxes']} boxes"
-        + (f" and {part['crowds']} crowds" if part["crowds"] else "")
+        f"{counted(part['images'], f'{split} image')} with {counted(part['boxes'], 'box', 'boxes')}"
+        + (f" and {counted(part['crowds'], 'crowd')}" if part["crowds"] else "")
         for split, part in table.counts().items()
     )
     talk.note(f"Data: {table.spec}: {len(table.classes)} classes, {parts}.")

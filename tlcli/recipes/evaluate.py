@@ -136,6 +136,7 @@ def _evaluate_pretrained(config: EvaluateConfig, *, talk: Talk) -> Evaluation:
                 "fingerprint": table.fingerprint,
                 "counts": table.counts(),
                 "skipped": len(images.skipped),
+                "class_names": images.class_names and [list(name) for name in images.class_names],
             },
             environment=describe_environment(runtime_of(config)),
             seed=config.seed or 0,

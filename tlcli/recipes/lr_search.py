@@ -1,15 +1,18 @@
 """`--lr auto`: a learning rate range test before the first step, and what it leaves behind."""
 
 import copy
+import time
 from collections.abc import Callable
 from dataclasses import replace
 
 from torch.optim.lr_scheduler import LambdaLR
 
 from tlcli.config import TrainConfig
+from tlcli.engine.interrupts import StopRequested, StopSignals
 from tlcli.engine.lr_range import Floats, RangeCurve, rates_around, try_rates
 from tlcli.engine.optim import ParamGroup, build_optimizer
 from tlcli.engine.training_state import TrainingState
+from tlcli.errors import InterruptedRunError
 from tlcli.recipes.classifier_training import task_of, training_batches_of
 from tlcli.recipes.finetune_job import Job
 from tlcli.recipes.talk import Talk
@@ -26,12 +29,25 @@ def with_found_rate(folder: RunDirectory, job: Job, *, talk: Talk) -> Job:
 
     The test works on a copy of the model, with what is trained in the first phase. The learning
     rates of the backbone grow with that of the head, unless `--backbone-lr` says what they are.
+
+    Raises:
+        InterruptedRunError: If the test is asked to stop.
     """
     train = job.config.train
     if train.lr != "auto":
         return job
     talk.note("--lr auto: trying learning rates on a copy of the model.")
-    curve = _range_curve(job)
+    started = time.perf_counter()
+    with StopSignals() as signals:
+        try:
+            curve = _range_curve(job, check_stop=signals.check)
+            signals.check()
+        except StopRequested as error:
+            raise InterruptedRunError(
+                "Stopped while learning rates were tried, before the first step. Start the run "
+                "anew with --overwrite.",
+                signal_number=signals.received or 0,
+            ) from error
     found = curve.steepest()
     _write(folder, curve, found=found)
     talk.note(f"The curve is in {folder.path / 'lr_range.png'}.")
@@ -49,10 +65,11 @@ def with_found_rate(folder: RunDirectory, job: Job, *, talk: Talk) -> Job:
         freezing=config.freezing,
         train=config.train,
     )
-    return replace(job, config=config, plan=plan)
+    seconds = job.seconds_prepare + time.perf_counter() - started
+    return replace(job, config=config, plan=plan, seconds_prepare=seconds)
 
 
-def _range_curve(job: Job) -> RangeCurve:
+def _range_curve(job: Job, *, check_stop: Callable[[], None]) -> RangeCurve:
     train = job.config.train
     rates = rates_around(train.head_lr)
     model = copy.deepcopy(job.model)
@@ -73,6 +90,7 @@ def _range_curve(job: Job) -> RangeCurve:
         train_steps=train_steps,
         runtime=job.runtime,
         clip_grad=train.clip_grad,
+        check_stop=check_stop,
     )
 
 

@@ -79,9 +79,11 @@ def _seconds(max_time: str) -> float:
 
 def keep_time_budget(folder: RunDirectory, *, max_time: str | None) -> None:
     """Let a run that goes on remember its time budget, which may differ from the one before."""
-    options = {**folder.read_record()["config"], "max_time": max_time}
-    folder.update(config=options)
-    write_options(folder, options)
+    options = folder.read_record()["config"]
+    if options.get("max_time") != max_time:
+        options["max_time"] = max_time
+        folder.update(config=options)
+        write_options(folder, options)
 
 
 def run_summary(folder: RunDirectory) -> dict[str, Any]:

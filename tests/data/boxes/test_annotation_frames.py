@@ -1,3 +1,4 @@
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -14,6 +15,10 @@ def settle(stated: tuple[int, int], header: ImageHeader) -> Frames:
     return settle_frames(images, [header], source="x.json")
 
 
+def texts(found: Frames) -> list[str]:
+    return [note.text(np.array(["a.jpg"], dtype=object)) for note in found.notes]
+
+
 def frame(found: Frames) -> tuple[int, int, bool]:
     row = found.images.iloc[0]
     return int(row["width"]), int(row["height"]), bool(row["is_upright"])
@@ -25,11 +30,11 @@ def frame(found: Frames) -> tuple[int, int, bool]:
         ((40, 30), PLAIN, (40, 30, True), ""),
         ((0, 0), PLAIN, (40, 30, True), ""),
         ((0, 0), TURNED, (30, 40, True), ""),
-        ((30, 40), TURNED, (30, 40, True), "1 images are turned by EXIF and their boxes with"),
-        ((40, 30), TURNED, (40, 30, False), "while their boxes lie in the unturned pixels"),
-        ((80, 60), PLAIN, (80, 60, True), "another size than stated"),
-        ((80, 60), TURNED, (80, 60, False), "another size than stated"),
-        ((60, 80), TURNED, (60, 80, True), "another size than stated"),
+        ((30, 40), TURNED, (30, 40, True), "1 image is turned by EXIF and its boxes with it"),
+        ((40, 30), TURNED, (40, 30, False), "its boxes lie in the unturned pixels"),
+        ((80, 60), PLAIN, (80, 60, True), "1 image has another size than stated"),
+        ((80, 60), TURNED, (80, 60, False), "1 image has another size than stated"),
+        ((60, 80), TURNED, (60, 80, True), "1 image has another size than stated"),
     ],
 )
 def test_settle_frames__every_case(
@@ -37,7 +42,7 @@ def test_settle_frames__every_case(
 ) -> None:
     found = settle(stated, header)
     assert frame(found) == expected
-    assert note in " ".join(found.notes)
+    assert note in " ".join(texts(found))
     assert bool(found.notes) == bool(note)
     changed = not expected[2] or expected[0] > 40 or expected[1] > 40
     assert [repair.path for repair in found.repairs] == ["a.jpg"] * changed
@@ -53,7 +58,8 @@ def test_settle_frames__every_case(
 def test_settle_frames__turns_that_sizes_cannot_tell_are_told(header: ImageHeader) -> None:
     found = settle(header.upright, header)
     assert frame(found)[2]
-    assert "taken to lie in the upright picture" in found.notes[0]
+    (text,) = texts(found)
+    assert text.endswith("its boxes are taken to lie in the upright picture: 'a.jpg'.")
     assert found.repairs == ()
 
 
@@ -66,7 +72,7 @@ def test_settle_frames__near_squares_are_told_apart_exactly(orientation: int) ->
 
 
 def test_settle_frames__another_shape_is_refused() -> None:
-    with pytest.raises(DataError, match=r"1 images of x.json .* 'a.jpg' is stated as 50 x 30 but"):
+    with pytest.raises(DataError, match=r"1 image of x.json has .* 'a.jpg' is stated as 50 x 30"):
         settle((50, 30), PLAIN)
     assert frame(settle((4000, 2980), PLAIN))[2]  # 0.7 % off
     with pytest.raises(DataError, match=r"is 40 x 30\. Their boxes belong to other pictures"):
@@ -81,3 +87,18 @@ def test_settle_frames__a_near_square_on_its_side_is_no_copy(orientation: int) -
     ):
         settle((1003, 1000), header)
     assert frame(settle((2000, 2006), header)) == (2000, 2006, True)
+
+
+def test_settle_frames__counts_by_kind() -> None:
+    images = pd.DataFrame(
+        {"path": ["a", "b", "c", "d"], "width": [80, 40, 30, 80], "height": [60, 30, 40, 60]}
+    )
+    found = settle_frames(images, [PLAIN, TURNED, TURNED, PLAIN], source="x.json")
+    assert [note.text(images["path"].to_numpy(dtype=object)) for note in found.notes] == [
+        "1 image is turned by EXIF and its boxes with it: 'c'.",
+        "1 image is turned by EXIF while its boxes lie in the unturned pixels, as the stated size"
+        " tells; both are brought together: 'b', in repairs.csv.",
+        "2 images have another size than stated, in the same shape; their boxes are scaled: 'a',"
+        " 'd', all in repairs.csv.",
+    ]
+    assert [repair.path for repair in found.repairs] == ["a", "b", "d"]

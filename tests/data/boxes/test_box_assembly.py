@@ -121,5 +121,24 @@ def test_assemble__bad_images_are_skipped_in_every_layout(tmp_path: Path, kind: 
 def test_assemble__nothing_is_left_when_all_are_skipped(tmp_path: Path) -> None:
     path = write_coco(tmp_path / "x.json")
     (tmp_path / "1.png").write_text("hello")
-    with pytest.raises(BadImageError, match=r"None of the 1 images in .* can be read: Cannot dec"):
+    with pytest.raises(BadImageError, match=r"The only image in .* cannot be read: Cannot dec"):
         load_boxes(str(path), on_bad_box="fix", on_bad_image="skip")
+    images = [image_record(1), image_record(2)]
+    path = write_coco(tmp_path / "y.json", images=images)
+    (tmp_path / "2.png").write_text("hello")
+    with pytest.raises(BadImageError, match=r"None of the 2 images in .* can be read: Cannot dec"):
+        load_boxes(str(path), on_bad_box="fix", on_bad_image="skip")
+
+
+def test_assemble__notes_are_of_the_images_that_can_be_read(tmp_path: Path) -> None:
+    rows = [annotation_record(n, image_id=n, bbox=[1, 2, 0, 4]) for n in (1, 2, 3)]
+    rows = [without(row, "area") for row in rows] + [annotation_record(4, image_id=3)]
+    images = [image_record(number) for number in (1, 2, 3)]
+    path = write_coco(tmp_path / "x.json", folder=tmp_path, images=images, annotations=rows)
+    (tmp_path / "2.png").write_text("hello")
+    table = load_boxes(str(path), on_bad_box="fix", on_bad_image="skip")
+    assert table.remarks == (
+        "2 annotations have no area; width x height is taken: '1.png', '3.png'.",
+        "2 bad boxes are dropped (width or height not above 0): '1.png', '3.png', all in"
+        " repairs.csv.",
+    )

@@ -1,7 +1,7 @@
 from pathlib import Path
 
 import pytest
-from tiny_boxes import write_coco, write_picture, write_voc
+from tiny_boxes import write_coco, write_picture, write_voc, write_yolo
 
 from tlcli.data.boxes.box_catalog import UNDERSTOOD, load_boxes
 from tlcli.errors import DataError
@@ -41,7 +41,7 @@ def test_load_boxes__classification_data(tmp_path: Path) -> None:
 def test_load_boxes__one_folder_too_high(tmp_path: Path) -> None:
     write_voc(tmp_path / "VOC2007", {"a": [("cat", (1, 2, 3, 4))]})
     (tmp_path / "other").mkdir()
-    with pytest.raises(DataError, match="no annotations, but its folders 'VOC2007' have; give one"):
+    with pytest.raises(DataError, match=r"no annotations, but its folder 'VOC2007' has; give"):
         load(tmp_path)
 
 
@@ -83,3 +83,11 @@ def test_load_boxes__coco_comes_before_a_yaml_beside_it(tmp_path: Path) -> None:
     write_coco(tmp_path / "annotations/instances_val.json", folder=tmp_path / "val")
     (tmp_path / "data.yaml").write_text("names: [a]\ntrain: nowhere\n")
     assert load_boxes(str(tmp_path), on_bad_box="fix").splits == ("val",)
+
+
+def test_load_boxes__one_folder_too_high_for_any_layout(tmp_path: Path) -> None:
+    write_voc(tmp_path / "VOC2007", {"a": [("cat", (1, 2, 3, 4))]})
+    write_yolo(tmp_path / "coco8", {"a": "0 0.5 0.5 0.1 0.1"}, yaml="train: images\nnames: [a]\n")
+    write_picture(tmp_path / "photos/1.png")
+    with pytest.raises(DataError, match=r"but its folders 'VOC2007', 'coco8' have; give one\."):
+        load(tmp_path)

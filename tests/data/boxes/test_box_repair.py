@@ -53,10 +53,11 @@ def test_repair_boxes__fix_clips_and_drops_slivers() -> None:
         [3, 4, 5, 6, 7],
     ]
     assert found.boxes["annotation_id"].tolist() == [0, 2]
-    assert found.notes == (
-        "4 bad boxes: 1 clipped (reaching outside the image), 2 dropped (reaching outside the"
-        " image), 1 dropped (width or height not above 0).",
-    )
+    assert [note.text(IMAGES["path"].to_numpy(dtype=object)) for note in found.notes] == [
+        "1 bad box is clipped (reaching outside the image): 'a.jpg', in repairs.csv.",
+        "2 bad boxes are dropped (reaching outside the image): 'a.jpg', all in repairs.csv.",
+        "1 bad box is dropped (width or height not above 0): 'a.jpg', in repairs.csv.",
+    ]
     assert [repair.path for repair in found.repairs] == ["a.jpg"] * 4
     assert found.repairs[0].what == (
         "box [30, 20, 20, 20]: reaching outside the image; clipped to [30, 20, 10, 10]"
@@ -69,6 +70,23 @@ def test_repair_boxes__drop_leaves_every_bad_box_out() -> None:
     found = repair_boxes(boxes, IMAGES, on_bad_box="drop")
     assert found.boxes["annotation_id"].tolist() == [1]
     assert len(found.repairs) == 1
+
+
+def test_repair_boxes__notes_point_to_the_images_of_bad_boxes() -> None:
+    images = pd.concat([IMAGES] * 4, ignore_index=True).assign(path=["a", "b", "c", "d"])
+    boxes = frame([1, 1, 0, 5], [3, 4, 5, 6], [1, 1, 2, -5], [1, 1, 9, 0], [2, 2, 0, 0])
+    found = repair_boxes(boxes.assign(image=[1, 0, 2, 2, 3]), images, on_bad_box="fix")
+    (note,) = found.notes
+    assert note.rows.tolist() == [1, 2, 2, 3]
+    assert note.text(images["path"].to_numpy(dtype=object)) == (
+        "4 bad boxes are dropped (width or height not above 0): 'b', 'c' and 1 more, all in"
+        " repairs.csv."
+    )
+
+
+def test_repair_boxes__fail_of_a_single_box() -> None:
+    with pytest.raises(DataError, match=r"^1 of 1 box is bad: 'a.jpg'"):
+        repair_boxes(frame([1, 1, 0, 5]), IMAGES, on_bad_box="fail")
 
 
 def test_repair_boxes__fail_names_files_values_and_remedy() -> None:
@@ -104,6 +122,8 @@ def test_repair_boxes__what_is_left_is_never_bad(boxes: list[tuple[float, ...]])
         )
         assert (row in good) == is_good
     assert len(fixed.repairs) == len(dropped.repairs) == len(boxes) - len(good)
+    for found in (fixed, dropped):
+        assert sum(len(note.rows) for note in found.notes) == len(found.repairs)
 
 
 @given(st.tuples(*[st.floats(-100, 100)] * 2), st.tuples(*[st.floats(0, 100)] * 2))

@@ -154,11 +154,11 @@ def test_read_box_split__gives_back_what_was_written(tmp_path: Path) -> None:
 def test_read_box_split__changed_data(tmp_path: Path) -> None:
     path = tmp_path / "splits.csv"
     write_box_split(make([{0}] * 3, splits=["train", "train", "val"]), path)
-    with pytest.raises(DataError, match=r"1 images appeared \('003.png'\), 0 vanished"):
+    with pytest.raises(DataError, match=r"1 image appeared \('003.png'\), 0 vanished"):
         read_box_split(make([{0}] * 4), path)
     with pytest.raises(DataError, match=r"0 images appeared \(\), 1 vanished \('002.png'\)"):
         read_box_split(make([{0}] * 2), path)
-    with pytest.raises(DataError, match=r"the split of 1 images is another: '001.png'"):
+    with pytest.raises(DataError, match=r"the split of 1 image is another: '001.png'"):
         read_box_split(make([{0}] * 3, splits=["train", "val", "val"]), path)
     turned = make([{0}] * 3).images.iloc[::-1].reset_index(drop=True)
     with pytest.raises(DataError, match="its images come in another order"):

@@ -16,6 +16,7 @@ from tlcli.data.boxes.box_table import (
     check_judgeable,
     check_trainable,
 )
+from tlcli.data.boxes.counted_notes import counted_note
 from tlcli.errors import DataError
 
 CATEGORIES = [{"id": 90, "name": "dog"}, {"id": 3, "name": "cat"}, {"id": 7, "name": "emu"}]
@@ -148,9 +149,9 @@ def test_fingerprint__changes_with_boxes_sizes_and_splits(table: BoxTable) -> No
 @pytest.mark.parametrize(
     ("annotations", "message"),
     [
-        ([], "has 1 images but no boxes"),
+        ([], "has 1 image but no boxes"),
         ([annotation_record(1, iscrowd=1)], r"no boxes \(crowds do not count\)"),
-        ([annotation_record(1, bbox=[50, 50, 5, 5])], "has 1 images but no boxes"),
+        ([annotation_record(1, bbox=[50, 50, 5, 5])], "has 1 image but no boxes"),
     ],
 )
 def test_check_not_empty__no_boxes(
@@ -165,16 +166,16 @@ def test_check_trainable__negatives_only_in_train(tmp_path: Path) -> None:
     write_coco(tmp_path / "train.json", folder=tmp_path / "train", annotations=[])
     write_coco(tmp_path / "val.json", folder=tmp_path / "val")
     table = load_boxes(str(tmp_path), on_bad_box="fix")  # enough for an evaluation
-    with pytest.raises(DataError, match=r"None of the 1 train images of .* has a box .*; annotate"):
+    with pytest.raises(DataError, match=r"has no box \(crowds .*\) in its 1 train image; annot"):
         check_trainable(table)
 
 
 def test_check_trainable__one_box_is_enough(table: BoxTable) -> None:
     check_trainable(table)
     check_trainable(table.kept([2]))  # no train part to look at
-    with pytest.raises(DataError, match="None of the 1 train images"):
+    with pytest.raises(DataError, match=r"no box .* in its 1 train image"):
         check_trainable(table.kept([0, 2]))  # a crowd only
-    with pytest.raises(DataError, match="None of the 1 unsplit images"):
+    with pytest.raises(DataError, match=r"no box .* in its 1 unsplit image"):
         check_trainable(table.kept([0]).as_one_part())
 
 
@@ -188,6 +189,32 @@ def test_check_judgeable__needs_a_box_that_is_no_crowd(table: BoxTable) -> None:
         check_judgeable(table.kept([0, 2]), "train")
     with pytest.raises(DataError, match="has no 'test' part"):
         check_judgeable(table, "test")
+
+
+def test_remarks__images_in_two_splits(table: BoxTable) -> None:
+    paths = table.images["path"].tolist()
+    twice = replace(table, images=table.images.assign(path=[paths[2], paths[1], paths[2]]))
+    assert twice.remarks[0] == (
+        "1 image is in more than one split ('val/1.png'); numbers on images that were trained on"
+        " say little."
+    )
+    for left in ([0, 1], [1, 2]):
+        assert not [text for text in twice.kept(left).remarks if "more than one split" in text]
+    assert not [text for text in twice.as_one_part().remarks if "more than one split" in text]
+
+
+def test_kept__counted_notes_of_images_that_are_left(table: BoxTable) -> None:
+    odd = counted_note("1 box is odd: {names}.", "{number} boxes are odd: {names}.", [2, 0, 2])
+    table = replace(table, counted_notes=(odd,))
+
+    def told(table: BoxTable) -> list[str]:
+        return [text for text in table.remarks if "odd" in text]
+
+    assert told(table) == ["3 boxes are odd: 'val/1.png', 'train/5.png'."]
+    assert told(table.kept([1, 2])) == ["2 boxes are odd: 'val/1.png'."]
+    assert told(table.kept([1, 2]).kept([1]).as_one_part()) == ["2 boxes are odd: 'val/1.png'."]
+    assert told(table.kept([0, 1])) == ["1 box is odd: 'train/5.png'."]
+    assert told(table.kept([1])) == []
 
 
 def test_kept__repairs_of_images_that_are_left(table: BoxTable) -> None:

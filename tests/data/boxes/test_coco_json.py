@@ -16,6 +16,11 @@ def read(tmp_path: Path, **parts: Any) -> RawPart:
     return read_coco_json(write_coco(tmp_path / "x.json", **parts), split="train")
 
 
+def texts(part: RawPart) -> list[str]:
+    paths = part.images["path"].to_numpy(dtype=object)
+    return [note.text(paths) for note in part.counted_notes if len(note.rows)]
+
+
 def test_read_coco_json__everything_as_written(tmp_path: Path) -> None:
     part = read(
         tmp_path,
@@ -51,7 +56,7 @@ def test_read_coco_json__everything_as_written(tmp_path: Path) -> None:
         "annotation_id": [12, 3],
         "written": ["", ""],
     }
-    assert part.notes == ()
+    assert (part.notes, texts(part)) == ((), [])
 
 
 def test_read_coco_json__what_is_missing_is_filled(tmp_path: Path) -> None:
@@ -62,9 +67,9 @@ def test_read_coco_json__what_is_missing_is_filled(tmp_path: Path) -> None:
     assert not part.boxes["is_crowd"].any()
     assert part.images["width"].tolist() == [0]
     assert part.notes == (
-        "x.json: 2 annotations have no area; width x height is taken.",
         "x.json: annotation ids are missing, repeated or below 1; annotations are numbered from 1.",
     )
+    assert texts(part) == ["2 annotations have no area; width x height is taken: '1.png'."]
 
 
 @pytest.mark.parametrize("ids", [(0, 1), (5, 5), ("a", 1), (2**63, 1)])
@@ -90,9 +95,10 @@ def test_read_coco_json__box_around_polygons(tmp_path: Path) -> None:
     assert boxes[:2] == [[1, 6, 8, 6], [1, 2, 10, 20]]
     assert np.isnan(boxes[2]).all()
     assert part.boxes["written"].tolist() == ["", "", "missing"]
-    assert part.notes == (
-        "x.json: 1 annotations have no bbox; the one around their polygons is taken.",
-    )
+    assert part.notes == ()
+    assert texts(part) == [
+        "1 annotation has no bbox; the one around its polygons is taken: '1.png'."
+    ]
 
 
 @pytest.mark.parametrize("bbox", [[1, 2, 3], ["1", 2, 3, 4], [1, 2, 3, None], {"x": 1}, "box"])
@@ -121,8 +127,14 @@ def test_read_coco_json__non_finite_boxes_are_left_to_the_repair(tmp_path: Path,
         ({"images": [without(image_record(1), "file_name")]}, "image number 1 has no 'file_name'"),
         ({"images": [image_record(1, file_name="/a")]}, "absolute path"),
         ({"images": [image_record(1, file_name="../a")]}, "leaves the image folder"),
-        ({"annotations": [annotation_record(1, image_id=5)]}, "image_id .*, the first 5; add it"),
-        ({"annotations": [annotation_record(1, category_id=8)]}, "category_id .*, the first 8"),
+        (
+            {"annotations": [annotation_record(1, image_id=5)]},
+            "1 annotation has an image_id .* first 5",
+        ),
+        (
+            {"annotations": [annotation_record(1, category_id=8)]},
+            "has a category_id that .* first 8",
+        ),
         ({"annotations": [annotation_record(1, category_id="7")]}, "is '7'; it must be a whole"),
         ({"annotations": [without(annotation_record(1), "image_id")]}, "number 1 has no 'image_id"),
         ({"annotations": [annotation_record(1, iscrowd=2)]}, "with iscrowd 2; it must be 0 or 1"),

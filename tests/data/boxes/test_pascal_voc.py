@@ -2,6 +2,7 @@ from collections import Counter
 from pathlib import Path
 from xml.etree import ElementTree
 
+import numpy as np
 import pytest
 from tiny_boxes import write_picture, write_voc, write_voc_list
 
@@ -53,7 +54,7 @@ def test_load_boxes__voc_lists(
     table = load(tmp_path)
     assert table.images["path"].tolist() == ["JPEGImages/a.jpg", "JPEGImages/b c.jpg"]
     assert table.images["split"].tolist() == splits
-    assert "1 annotated images are in no list and not used: 'unlisted'." in table.notes
+    assert "1 annotated image is in no list and not used: 'unlisted'." in table.notes
 
 
 def test_load_boxes__voc_val_may_have_no_objects_but_no_new_class(tmp_path: Path) -> None:
@@ -72,7 +73,9 @@ def test_load_boxes__voc_difficult_objects_are_kept_and_told(tmp_path: Path) -> 
     path.write_text(path.read_text().replace("</name>", "</name><difficult>1</difficult>", 1))
     table = load(tmp_path)
     assert len(table.boxes) == 2
-    assert "unsplit: 1 objects are marked difficult; they count like all others." in table.notes
+    assert table.remarks == (
+        "1 object is marked difficult; it counts like all others: 'JPEGImages/a.jpg'.",
+    )
 
 
 def test_load_boxes__voc_corner_that_is_no_number(tmp_path: Path) -> None:
@@ -119,14 +122,14 @@ def test_load_boxes__voc_files_that_are_missing(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"train.txt lists no images"):
         load(tmp_path)
     write_voc_list(tmp_path, "train", ["a", "a"])
-    with pytest.raises(DataError, match=r"train.txt has 1 images whose file another image has too"):
+    with pytest.raises(DataError, match=r"train.txt has 1 image whose file another image has too"):
         load(tmp_path)
     write_voc_list(tmp_path, "train", ["a", "b"])
     (tmp_path / "JPEGImages/b.jpg").write_bytes(b"no image")
     with pytest.raises(BadImageError, match=r"b.jpg: not an image format known here"):
         load(tmp_path)
     (tmp_path / "JPEGImages/b.jpg").unlink()
-    with pytest.raises(DataError, match=r"1 of 2 annotated images are not in .*JPEGImages: 'b'"):
+    with pytest.raises(DataError, match=r"1 of 2 annotated images is not in .*JPEGImages: 'b'"):
         load(tmp_path)
     write_picture(tmp_path / "JPEGImages/b.png")
     write_picture(tmp_path / "JPEGImages/b.bmp")
@@ -158,4 +161,10 @@ def test_load_boxes__real_voc_is_read_without_loss(shared_data: Path) -> None:
     assert len(bad) == 2
     assert len(table.images) == 364
     assert len(table.boxes) == 4888 - 2
-    assert table.notes == ("2 bad boxes: 2 dropped (width or height not above 0).",)
+    assert table.remarks == (
+        f"2 bad boxes are dropped (width or height not above 0): '{bad[0]}', '{bad[1]}', all in"
+        " repairs.csv.",
+    )
+    for rows, number in (([0, 1, 2], 0), (table.images["path"].isin(bad[:1]), 1)):
+        few = table.kept(np.flatnonzero(rows) if number else rows)
+        assert len([text for text in few.remarks if "repairs.csv" in text]) == number

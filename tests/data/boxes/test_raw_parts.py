@@ -1,10 +1,12 @@
 import math
+from dataclasses import replace
 from typing import Any
 
 import pandas as pd
 import pytest
 
 from tlcli.data.boxes.box_table import Category
+from tlcli.data.boxes.counted_notes import CountedNote, counted_note
 from tlcli.data.boxes.raw_parts import RAW_BOX_TYPES, RAW_IMAGE_TYPES, RawPart, join_parts
 from tlcli.errors import DataError
 
@@ -42,8 +44,8 @@ def test_join_parts__categories_are_matched_by_name() -> None:
         [1, 2],
     ]
     assert joined.notes == (
-        "3 categories have other ids in val than in train ('cat', 'dog', 'emu'); they are matched"
-        " by name, and the ids of train are used.",
+        "3 categories have other ids in val than in train ('cat', 'dog', 'emu'); categories are"
+        " matched by name, and the ids of train are used.",
     )
 
 
@@ -79,16 +81,33 @@ def test_join_parts__unusable_categories(categories: Any, message: str) -> None:
 
 
 def test_join_parts__images_given_twice() -> None:
-    with pytest.raises(DataError, match=r"1 images whose file another image has too: 'train/a'"):
+    with pytest.raises(DataError, match=r"1 image whose file another image has too: 'train/a'"):
         join_parts([part("train", (1, "cat"), images=((1, "a"), (2, "a")))])
-    with pytest.raises(DataError, match=r"1 images whose id another image has too: '1'"):
+    with pytest.raises(DataError, match=r"1 image whose id another image has too: '1'"):
         join_parts([part("train", (1, "cat"), images=((1, "a"), (1, "b")))])
 
 
-def test_join_parts__an_image_in_two_splits_is_told() -> None:
-    train, val = part("train", (1, "cat")), part("val", (1, "cat"))
-    joined = join_parts([train, RawPart(**{**vars(val), "images": train.images})])
+def test_join_parts__counted_notes_are_summed_over_the_parts() -> None:
+    images = ((1, "a"), (2, "b"))
+
+    def noted(split: str, rows: list[int], *others: CountedNote) -> RawPart:
+        note = counted_note("1 is odd: {names}", "{number} are odd: {names}", rows)
+        raw = part(split, (1, "cat"), images=images)
+        return replace(raw, counted_notes=(*others, note))
+
+    other = counted_note("1 is late: {names}", "{number} are late: {names}", [0])
+    none = counted_note("1 is new", "{number} are new", [])
+    joined = join_parts([noted("val", [1, 1], other), noted("train", [0], none)])
+    paths = joined.images["path"].to_numpy(dtype=object)
+    assert [note.text(paths) for note in joined.counted_notes] == [
+        "3 are odd: 'train/a', 'val/b'",
+        "1 is late: 'val/a'",
+    ]
+
+
+def test_join_parts__one_category_with_another_id() -> None:
+    joined = join_parts([part("train", (1, "cat")), part("val", (2, "cat"))])
     assert joined.notes == (
-        "1 images are in more than one split ('train/a'); numbers on images that were trained on"
-        " say little.",
+        "1 category has another id in val than in train ('cat'); categories are matched by name,"
+        " and the ids of train are used.",
     )

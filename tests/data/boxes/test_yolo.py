@@ -1,5 +1,7 @@
 from pathlib import Path
+from typing import Literal
 
+import numpy as np
 import pytest
 from tiny_boxes import write_picture, write_yolo
 
@@ -39,8 +41,8 @@ def test_load_boxes__yolo_boxes_in_pixels(tmp_path: Path) -> None:
         [0, 1, 15, 7.5, 10, 15, 150],
         [0, 0, 0, 0, 20, 30, 600],
     ]
-    assert table.notes == (
-        "train: 1 images have no label file and count as images without objects: 'images/c.png'.",
+    assert table.remarks == (
+        "1 image has no label file and counts as an image without objects: 'images/c.png'.",
     )
 
 
@@ -56,7 +58,32 @@ def test_load_boxes__yolo_boxes_are_fractions_of_the_upright_picture(tmp_path: P
 def test_load_boxes__yolo_polygons(tmp_path: Path) -> None:
     table = load(write_yolo(tmp_path, {"a": "0 0.5 0.5 0.75 0.5 0.5 1"}, yaml=YAML))
     assert table.boxes[["x", "y", "width", "height"]].to_numpy().tolist() == [[20, 15, 10, 15]]
-    assert table.notes == ("train: 1 labels are polygons; the box around each is taken.",)
+    assert table.remarks == (
+        "1 label is a polygon; the box around it is taken: 'images/a.png'.",
+        "train has no boxes of 1 of 2 classes: 'dog'.",
+    )
+
+
+def test_load_boxes__yolo_notes_of_the_images_that_are_left(tmp_path: Path) -> None:
+    polygons = "0 0.5 0.5 0.75 0.5 0.5 1\n" * 2
+    flat = "0 0.5 0.5 0 0.1\n"
+    labels = {"a": None, "b": polygons + flat, "c": flat, "d": None, "e": None, "f": polygons}
+    table = load(write_yolo(tmp_path, labels, yaml="train: images\nnames: [cat]\n"))
+    assert table.remarks == (
+        "3 images have no label file and count as images without objects: 'images/a.png',"
+        " 'images/d.png' and 1 more.",
+        "4 labels are polygons; the box around each is taken: 'images/b.png', 'images/f.png'.",
+        "2 bad boxes are dropped (width or height not above 0): 'images/b.png', 'images/c.png',"
+        " all in repairs.csv.",
+    )
+    assert table.kept([2, 3, 5]).remarks == (
+        "1 image has no label file and counts as an image without objects: 'images/d.png'.",
+        "2 labels are polygons; the box around each is taken: 'images/f.png'.",
+        "1 bad box is dropped (width or height not above 0): 'images/c.png', in repairs.csv.",
+    )
+    assert table.kept([2, 3, 5]).kept([2]).remarks == (
+        "2 labels are polygons; the box around each is taken: 'images/f.png'.",
+    )
 
 
 @pytest.mark.parametrize(
@@ -74,6 +101,43 @@ def test_load_boxes__yolo_lines_without_meaning(tmp_path: Path, line: str, messa
     write_yolo(tmp_path, {"a": f"0 0.5 0.5 0.1 0.1\n{line}\n"}, yaml=YAML)
     with pytest.raises(DataError, match=message):
         load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("line", "word"),
+    [
+        ("0 412.0 0.5 0.1 0.1", "412.0"),
+        ("0 0.5 0.5 0.1 64", "64"),
+        ("0 0.5 -0.5 1.06 0.1", "1.06"),
+        ("0 0.5 0.5 0.75 0.5 0.5 200", "200"),
+    ],
+)
+@pytest.mark.parametrize("on_bad_box", ["fix", "drop", "fail"])
+def test_load_boxes__yolo_boxes_in_the_file_in_pixels(
+    tmp_path: Path, line: str, word: str, on_bad_box: Literal["fix", "drop", "fail"]
+) -> None:
+    write_yolo(tmp_path, {"a": f"0 0.5 0.5 0.1 0.1\n\n{line}\n"}, yaml=YAML)
+    with pytest.raises(
+        DataError,
+        match=rf"labels/a.txt line 3: {word} is above 1: YOLO boxes are fractions of the picture,"
+        r" are these pixels\? Divide x and width by the width of the picture, y and height by its",
+    ):
+        load_boxes(str(tmp_path), on_bad_box=on_bad_box)
+
+
+def test_load_boxes__yolo_fractions_a_bit_above_1_are_bad_boxes_at_most(tmp_path: Path) -> None:
+    text = "0 0.5 0.5 1.04 1.02\n0 0.5 0.5 1.05 1.05\n0 1.05 0.5 0.1 0.1\n0 inf 0.5 0.1 0.1\n"
+    write_yolo(tmp_path, {"a": text}, yaml="train: images\nnames: [cat]\n")
+    table = load(tmp_path)
+    columns = ["x", "y", "width", "height"]
+    # Of 40 x 30 pixels: out by 0.8, by a hair over 1, and from the right edge on
+    assert table.boxes[columns].to_numpy() == pytest.approx(
+        np.array([[-0.8, -0.3, 41.6, 30.6], [0, 0, 40, 30]])
+    )
+    fates = [repair.what.split("; ")[1] for repair in table.repairs]
+    assert fates == ["clipped to [0, 0, 40, 30]", "dropped", "dropped"]
+    with pytest.raises(DataError, match="3 of 4 boxes are bad"):
+        load_boxes(str(tmp_path), on_bad_box="fail")
 
 
 def test_load_boxes__yolo_bad_boxes(tmp_path: Path) -> None:

@@ -315,8 +315,11 @@ def test_weights__no_classes_without_a_trained_head() -> None:
 
 
 def test_weights__missing_file_and_empty_folder(tmp_path: Path) -> None:
-    for weights in (tmp_path, tmp_path / "no.pth"):
-        with pytest.raises(WeightsError, match="is no file here"):
+    for weights, words in (
+        (tmp_path, "is a folder without a model.json"),
+        (tmp_path / "no.pth", "is no file here"),
+    ):
+        with pytest.raises(WeightsError, match=words):
             create_detector("ssd300_vgg16", weights=str(weights), class_names=CLASSES)
 
 
