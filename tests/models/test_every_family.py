@@ -1,0 +1,42 @@
+"""The smallest model of every family of both sources: stages, head, freezing, training."""
+
+import importlib.util
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+KNOWN = {
+    "timm/efficientvim_m1": "order:",  # closing norms of all stages lie beside the stages
+    "timm/hrnet_w18_small": "order:",  # the last modules of its branches run in turn
+}
+"""What `benchmarks/sweep_models.py` finds and docs/models.md names."""
+
+
+@pytest.fixture(scope="module")
+def sweep() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("sweep", ROOT / "benchmarks" / "sweep_models.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.slow
+def test_every_family__works_but_for_what_is_known(sweep: ModuleType) -> None:
+    names = sweep.smallest_of_each_family()
+    assert len([name for name in names if name.startswith("timm/")]) >= 70
+
+    found = {name: problems for name in names if (problems := sweep.problems_of(name))}
+
+    assert {name: problems[0].split()[0] for name, problems in found.items()} == KNOWN
+
+
+@pytest.mark.slow
+def test_sweep__sees_what_is_wrong(sweep: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would not be worth much if it passed everything."""
+    assert sweep.problems_of("timm/test_resnet") == []
+    monkeypatch.setattr(sweep, "replace_heads", lambda *_, **__: None)
+    assert sweep.problems_of("timm/test_resnet")[0].startswith("head: logits have the shapes")
