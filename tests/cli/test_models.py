@@ -124,3 +124,18 @@ def test_list__wrong_limits(tlcli: Invoke, words: list[str], message: str) -> No
 @pytest.mark.parametrize("words", [["--limit", "-1"], ["--source", "keras"]])
 def test_list__wrong_values_are_usage_errors(tlcli: Invoke, words: list[str]) -> None:
     assert tlcli("models", "list", *words).exit_code == 2
+
+
+def test_models_list__tells_where_detectors_are(tlcli: Invoke) -> None:
+    result = tlcli("models", "list", "*rcnn*")
+    assert result.exit_code == 0
+    assert "4 of the models for detection are called like that: --task detection." in result.stderr
+    assert "called like that" not in tlcli("models", "list", "resnet18").stderr
+
+
+def test_models_show__of_a_detector_points_elsewhere(tlcli: Invoke) -> None:
+    result = tlcli("models", "show", "fcos_resnet50_fpn")
+    assert result.exit_code == 4
+    assert (
+        "'fcos_resnet50_fpn' is a detector: `tlcli models list --task detection`" in result.stderr
+    )

@@ -103,6 +103,8 @@ def list_models(
         limit=limit,
         is_available=_is_available if available else lambda entry: True,
     )
+    if not rows:
+        _hint_at_other_task(pattern, task=task)
     if json:
         models = [row.to_json() for row in rows]
         output.document({"schema_version": SCHEMA_VERSION, "models": models})
@@ -112,6 +114,14 @@ def list_models(
         output.comma_separated(_CSV_COLUMNS, map(_csv_cells, rows))
     else:
         _show_table(rows, task=task)
+
+
+def _hint_at_other_task(pattern: str, *, task: Literal["classification", "detection"]) -> None:
+    other: Literal["classification", "detection"]
+    other = "detection" if task == "classification" else "classification"
+    there = model_catalogue.list_models(model_catalogue.ModelFilter(pattern=pattern, task=other))
+    if pattern and there:
+        output.note(f"{len(there)} of the models for {other} are called like that: --task {other}.")
 
 
 _CSV_COLUMNS = (

@@ -5,6 +5,7 @@ from typing import Any
 
 from tlcli.backbones.catalog import SOURCES, BackboneName, parse_backbone_name
 from tlcli.backbones.pretrained import WeightsChoice, build_untrained, find_weights
+from tlcli.errors import ModelError
 from tlcli.models.detectors import torchvision_detectors as detectors
 from tlcli.results.records import SCHEMA_VERSION
 
@@ -49,8 +50,13 @@ def show_model(text: str) -> ModelCard:
     """Return what one model is made of; nothing is downloaded.
 
     Raises:
-        ModelError: If there is no such model.
+        ModelError: If there is no such model, or it is a detector.
     """
+    if text.removeprefix(detectors.PREFIX) in detectors.NAMED:
+        raise ModelError(
+            f"'{text}' is a detector: `tlcli models list --task detection` tells what is published "
+            "of it, and `tlcli detect-finetune --dry-run --model` its stages on your data."
+        )
     name = parse_backbone_name(text)
     backbone = build_untrained(name, weights=WeightsChoice(kind="none"))
     sizes = {key: p.numel() for key, p in backbone.network.named_parameters()}
