@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # several processes of tests share the cores
+
 REPOSITORY = Path(__file__).resolve().parent.parent
 
 

@@ -44,6 +44,7 @@ def test_create__timm_resamples_as_timm_does(tmp_path: Path, size: int) -> None:
         assert backbone.network(torch.zeros(1, 3, size, size)).shape == (1, 1000)
 
 
+@pytest.mark.slow
 def test_create__torchvision_resamples_as_torchvision_does(tmp_path: Path) -> None:
     plain = zoo.vit_b_32(weights=None)
     path = saved(tmp_path, plain)

@@ -234,7 +234,8 @@ def test_create_backbone__offline_says_what_is_here() -> None:
     assert str(caught.value) == (
         "Weights 'IMAGENET1K_V2' of torchvision/resnet50 are not to be had: --offline is set and "
         "they are not on this machine. Weights on this machine: "
-        "torchvision/squeezenet1_1.IMAGENET1K_V1. Or use --weights FILE, or --weights none."
+        "torchvision/squeezenet1_1.IMAGENET1K_V1. Or use --weights FILE; --weights none trains "
+        "from random ones."
     )
 
 

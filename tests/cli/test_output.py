@@ -40,7 +40,10 @@ def test_comma_separated__quotes_what_needs_it(capsys: pytest.CaptureFixture[str
     assert capsys.readouterr().out == 'a,b\n"1,2","say ""x"""\n'
 
 
-def test_table__keeps_brackets_and_long_cells(capsys: pytest.CaptureFixture[str]) -> None:
+def test_table__keeps_brackets_and_long_cells(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("COLUMNS", raising=False)  # a width that the user asks for holds
     output.table(
         "things", columns=["name", "size "], rows=[["[red]x[/red]", "1"], ["y" * 90, "22"]]
     )

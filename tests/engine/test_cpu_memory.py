@@ -31,6 +31,7 @@ def run(*, keep: bool, **extra: str) -> tuple[str, int]:
     return kept, int(faults)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.confstr("CS_GNU_LIBC_VERSION") is None, reason="needs glibc")
 def test_keep_freed_memory__large_blocks_are_not_mapped_anew() -> None:
     _, returned = run(keep=False)

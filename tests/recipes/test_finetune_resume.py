@@ -222,6 +222,7 @@ def test_run__signals_have_their_usual_meaning_afterwards(tmp_path: Path, photos
     assert before is not StopSignals._remember
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("number", "status"),
     [(signal.SIGTERM, "interrupted"), (signal.SIGKILL, "running")],

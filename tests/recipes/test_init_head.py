@@ -87,6 +87,7 @@ def test_run__ridge_heads_too(
     assert initial["loss"] == pytest.approx(probe["results"]["val"]["metrics"]["loss"], rel=2e-3)
 
 
+@pytest.mark.slow
 def test_run__distilled_heads_are_averaged(tmp_path: Path, noisy: Path) -> None:
     own = {"model": "timm/deit_tiny_distilled_patch16_224", "weights": "none", "limit": 3}
     probe, _ = extract(noisy, tmp_path / "s", **own, penalties="0.01")

@@ -85,6 +85,7 @@ def test_leaderboard__without_a_test_part(tmp_path: Path) -> None:
     assert rows_of(tmp_path / "leaderboard.csv")[0]["test/top1"] == ""
 
 
+@pytest.mark.slow
 def test_run__ranks_real_models(tmp_path: Path, noisy: Path, timm_files: dict[str, Path]) -> None:
     names = ("test_resnet", "test_efficientnet", "test_vit")
     summary, talk = extract(

@@ -374,7 +374,7 @@ def test_run__output_that_is_taken(tmp_path: Path, features: Path) -> None:
     solve(features, output=tmp_path / "run", penalties="1")
     before = all_bytes(tmp_path / "run")
 
-    with pytest.raises(ConfigError, match=r"already holds a run: .* replace it with --overwrite"):
+    with pytest.raises(ConfigError, match=r"already holds a run: .*replace it with --overwrite"):
         solve(features, output=tmp_path / "run", penalties="10")
     assert all_bytes(tmp_path / "run") == before
 

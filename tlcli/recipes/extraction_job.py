@@ -163,17 +163,9 @@ def prepare_extraction(
     runtime.seed_step(0, 0)  # for random weights
     backbone = load_backbone(model, talk=talk)
     network = backbone.network.eval().requires_grad_(False)
-    digests = digests_of(
-        (name, tensor)
-        for name, tensor in network.state_dict().items()
-        if not any(name.startswith(f"{head}.") for head in backbone.head_names)
-    )
-    replace_heads(
-        network,
-        head_names=backbone.head_names,
-        num_classes=len(images.table.classes),
-        spec=HeadSpec(),
-    )
+    digests = _body_digests(network, head_names=backbone.head_names)
+    classes = len(images.table.classes)
+    replace_heads(network, head_names=backbone.head_names, num_classes=classes, spec=HeadSpec())
     extractor = _extractor(config.features, backbone, runtime=runtime, talk=talk)
     dims = extractor.shapes
     key = _key(config.features, backbone, runtime=runtime, digests=digests, names=tuple(dims))
@@ -214,6 +206,15 @@ def runtime_of(config: RuntimeConfig, *, seed: int) -> Runtime:
         amp_dtype=config.amp_dtype,
         channels_last=config.channels_last,
         seed=seed,
+    )
+
+
+def _body_digests(network: nn.Module, *, head_names: Sequence[str]) -> dict[str, str]:
+    """Return the digests of all tensors but those of the heads, which features do not pass."""
+    return digests_of(
+        (name, tensor)
+        for name, tensor in network.state_dict().items()
+        if not any(name.startswith(f"{head}.") for head in head_names)
     )
 
 

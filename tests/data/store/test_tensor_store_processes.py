@@ -219,6 +219,7 @@ def test_full_disk__nothing_half_is_left(tmp_path: Path) -> None:
     assert len(store) == 0
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="ru_maxrss has other units elsewhere")
 def test_memory__hardly_grows_with_the_number_of_items(tmp_path: Path) -> None:
     few = [int(line) for line in run_script(MEMORY, tmp_path / "few", 1_000)]
