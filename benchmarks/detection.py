@@ -30,6 +30,8 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from torch import nn
 from torch.utils.data import DataLoader, Dataset, Subset
+from torchvision.models.detection import FasterRCNN
+from torchvision.ops import MultiScaleRoIAlign
 from torchvision.transforms import v2
 
 from tlcli.config import DetectFinetuneConfig
@@ -40,6 +42,8 @@ from tlcli.recipes.detection_job import DetectionJob, detection_threads, prepare
 from tlcli.recipes.detection_judging import BoxJudge
 from tlcli.recipes.finetune_job import first_state
 from tlcli.results.records import EpochReport
+
+POOLING = "roi_heads.box_roi_pool"
 
 
 class Silent:
@@ -126,6 +130,7 @@ def plain_training(job: DetectionJob, *, images: int, workers: int) -> Callable[
 
     def run() -> float:
         job.model.train()  # BatchNorm as in the other arm
+        own_pooling = torchvision_pooling(network)
         started = time.perf_counter()
         for batch_images, targets, _ in loader:
             losses = network(list(batch_images), list(targets))
@@ -135,9 +140,22 @@ def plain_training(job: DetectionJob, *, images: int, workers: int) -> Callable[
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
-        return len(chosen) / (time.perf_counter() - started)
+        speed = len(chosen) / (time.perf_counter() - started)
+        if own_pooling is not None:
+            network.set_submodule(POOLING, own_pooling)
+        return speed
 
     return run
+
+
+def torchvision_pooling(network: nn.Module) -> nn.Module | None:
+    """Cut boxes as torchvision does; return what did it before, None where no boxes are cut."""
+    if not isinstance(network, FasterRCNN):
+        return None
+    ours = network.get_submodule(POOLING)
+    plain = MultiScaleRoIAlign(ours.featmap_names, ours.output_size, ours.sampling_ratio)
+    network.set_submodule(POOLING, plain)
+    return ours
 
 
 @torch.inference_mode()
