@@ -24,7 +24,7 @@ def sweep() -> ModuleType:
     return module
 
 
-@pytest.mark.slow
+@pytest.mark.sweep
 def test_every_family__works_but_for_what_is_known(sweep: ModuleType) -> None:
     names = sweep.smallest_of_each_family()
     assert len([name for name in names if name.startswith("timm/")]) >= 70
@@ -34,7 +34,7 @@ def test_every_family__works_but_for_what_is_known(sweep: ModuleType) -> None:
     assert {name: problems[0].split()[0] for name, problems in found.items()} == KNOWN
 
 
-@pytest.mark.slow
+@pytest.mark.sweep
 def test_sweep__sees_what_is_wrong(sweep: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     """It would not be worth much if it passed everything."""
     assert sweep.problems_of("timm/test_resnet") == []
