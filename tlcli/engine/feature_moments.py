@@ -41,6 +41,7 @@ class _Totals:
         self.gram = self.sums.new_zeros(dim, dim) if gram else None
 
     def add(self, features: Tensor, targets: Tensor) -> None:
+        """Take in features (N, D) and their class indices (N,)."""
         centred = features.to(self.origin.dtype) - self.origin
         self.sums += centred.sum(0, dtype=torch.float64)
         self.squares += centred.square().sum(0, dtype=torch.float64)
@@ -49,6 +50,10 @@ class _Totals:
             self.gram += centred.T @ centred
 
     def results(self, *, one_scale: bool) -> tuple[FeatureMoments, Tensor | None]:
+        """Return the moments of all rows seen; behind them the covariance, if it was summed.
+
+        With `one_scale` all features share one deviation, so that their directions stay.
+        """
         num_rows = int(self.class_counts.sum())
         shift = self.sums / num_rows
         mean = self.origin.double() + shift

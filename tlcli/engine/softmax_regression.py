@@ -61,6 +61,7 @@ class _Sums:
         self.products = new(self.num_problems, self.num_classes, self.num_classes)
 
     def add(self, rows: Tensor, targets: Tensor) -> None:
+        """Take in rows (N, D) and their class indices (N,)."""
         rows = rows.to(self.dtype)
         logits = torch.addmm(self.intercept, rows, self.weight).double()
         logits = logits.view(len(rows), self.num_problems, self.num_classes)
@@ -74,6 +75,7 @@ class _Sums:
         self.gradient += residuals.flatten(1).T.to(self.dtype) @ rows
 
     def evaluations(self, rows: StandardizedRows) -> list[Evaluation]:
+        """Return the evaluation of every trial, after all of `rows` were added."""
         gradient = rows.gradient_in_coordinates(self.gradient / len(rows))
         gradients = gradient.view(self.num_problems, self.num_classes, gradient.shape[1])
         sums = zip(self.trials, gradients, self.losses, self.residuals, self.products, strict=True)

@@ -63,6 +63,7 @@ class _Reading:
     is_nhwc: bool
 
     def layout(self, call: _Call) -> Layout:
+        """Return how the output of a call is laid out: maps, tokens or vectors."""
         return layout_of(
             call.shape,
             input_size=self.input_size,

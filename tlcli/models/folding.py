@@ -85,6 +85,7 @@ def _find_pairs(network: nn.Module, images: Tensor) -> list[_Pair]:
     calls: dict[str, int] = {}
 
     def before(name: str, given: Any) -> None:
+        """Count the call and note which outputs the module got."""
         calls[name] = calls.get(name, 0) + 1
         for tensor in _tensors_in(given):
             if id(tensor) in outputs:

@@ -82,6 +82,7 @@ def _listen(module: nn.Module, tap: Tap, *, owner: int) -> None:
     """Take a feature whenever a pass of `owner` in the same thread reaches the module."""
 
     def take(value: object) -> None:
+        """Keep the feature if this pass wants it; end the pass after the last one."""
         capture: _Capture | None = getattr(_THREAD, "capture", None)
         if capture is None or capture.owner != owner:
             return

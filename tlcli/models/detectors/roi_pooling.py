@@ -78,10 +78,12 @@ class _AlignByImage(torch.autograd.Function):
     def forward(
         ctx: Any, features: Tensor, rois: Tensor, scale: float, size: tuple[int, int], ratio: int
     ) -> Tensor:
+        """Cut the boxes of each image from its map; see `roi_align`."""
         ctx.save_for_backward(rois)
         ctx.shape, ctx.scale, ctx.size, ctx.ratio = features.shape, scale, size, ratio
 
         def cut(image: int, own: Tensor) -> Tensor:
+            """Return what the boxes of one image hold."""
             part: Tensor = roi_align(features[image : image + 1], own, size, scale, ratio)
             return part
 
@@ -90,12 +92,14 @@ class _AlignByImage(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None, None]:
+        """Add the gradients of each image's boxes up on its own map."""
         (rois,) = ctx.saved_tensors
         batch, channels, height, width = ctx.shape
         parts = _by_image(rois, batch)
         gradients = torch.split(gradient, [len(own) for own in parts])
 
         def spread(image: int, own: Tensor) -> Tensor:
+            """Return the gradient on the map of one image."""
             part: Tensor = torch.ops.torchvision._roi_align_backward(
                 gradients[image].contiguous(),
                 own,
