@@ -138,6 +138,15 @@ def test_resume__signal_while_images_are_judged(tmp_path: Path, data: Path, part
     assert results_of(tmp_path / "parts") == results_of(tmp_path / "whole")
 
 
+def test_resume__of_nothing_starts_with_the_default_model(tmp_path: Path, data: Path) -> None:
+    options = {**PLAIN, "model": None, "limit": 2}
+
+    _, talk = detect(tmp_path / "new", data=data, resume=True, **options)
+
+    assert "No --model given: using fasterrcnn." in talk.notes
+    assert record_of(tmp_path / "new")["config"]["model"] == "fasterrcnn"
+
+
 def test_resume__what_is_gone_or_changed_is_told(tmp_path: Path, data: Path) -> None:
     own = tmp_path / "data"
     shutil.copytree(data, own)

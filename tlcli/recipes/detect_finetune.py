@@ -81,12 +81,11 @@ def run(config: DetectFinetuneConfig, *, talk: Talk) -> dict[str, Any]:
     Raises:
         TlcliError: For everything a user or the machine can get wrong; see `tlcli.errors`.
     """
-    if not config.output.resume:
-        config = replace(config, model=with_model(config.model, talk=talk))
+    model = with_model(config.model, talk=talk)
     config = replace(
         config,
         data=replace(config.data, data=absolute_spec(config.data.data)),
-        model=replace(config.model, weights=absolute_weights(config.model.weights)),
+        model=replace(model, weights=absolute_weights(model.weights)),
     )
     path = run_path(config.output, name=_default_name(config))
     former = run_to_resume(config.output, path, talk=talk)
