@@ -1,10 +1,10 @@
 """The smallest model of every family of both sources: stages, head, freezing, training."""
 
-import importlib.util
 from pathlib import Path
 from types import ModuleType
 
 import pytest
+from scripts import load_script
 
 ROOT = Path(__file__).resolve().parents[2]
 KNOWN = {
@@ -16,12 +16,7 @@ KNOWN = {
 
 @pytest.fixture(scope="module")
 def sweep() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("sweep", ROOT / "benchmarks" / "sweep_models.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script(ROOT / "benchmarks" / "sweep_models.py")
 
 
 @pytest.mark.sweep

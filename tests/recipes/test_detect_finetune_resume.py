@@ -143,6 +143,7 @@ def test_resume__of_nothing_starts_with_the_default_model(tmp_path: Path, data: 
 
     _, talk = detect(tmp_path / "new", data=data, resume=True, **options)
 
+    assert f"{tmp_path / 'new'} does not exist yet: nothing to resume, starting it." in talk.notes
     assert "No --model given: using fasterrcnn." in talk.notes
     assert record_of(tmp_path / "new")["config"]["model"] == "fasterrcnn"
 

@@ -33,6 +33,15 @@ def boxes_of(folder: Path) -> list[dict[str, Any]]:
     return found
 
 
+def move_with_data(trained: tuple[Path, Path], root: Path) -> None:
+    """Copy a run and its data to `run` and `scenes`, where the run then looks for them."""
+    for source, name in zip(trained, ("run", "scenes"), strict=True):
+        shutil.copytree(source, root / name)
+    record = record_of(root / "run")
+    record["config"]["data"] = str(root / "scenes")
+    (root / "run" / "run.json").write_text(json.dumps(record))
+
+
 def plain(document: Any) -> Any:
     return json.loads(json.dumps(document))
 
@@ -136,11 +145,7 @@ def test_evaluate__a_run_that_was_moved(trained: tuple[Path, Path], tmp_path: Pa
 def test_evaluate__annotations_that_changed_since_are_refused(
     trained: tuple[Path, Path], tmp_path: Path
 ) -> None:
-    for source, name in zip(trained, ("run", "scenes"), strict=True):
-        shutil.copytree(source, tmp_path / name)
-    record = record_of(tmp_path / "run")
-    record["config"]["data"] = str(tmp_path / "scenes")
-    (tmp_path / "run" / "run.json").write_text(json.dumps(record))
+    move_with_data(trained, tmp_path)
     evaluate(run=tmp_path / "run")
     (tmp_path / "scenes" / "val" / "0.png").rename(tmp_path / "scenes" / "val" / "9.png")
     text = tmp_path / "scenes" / "annotations" / "instances_val.json"
@@ -153,11 +158,7 @@ def test_evaluate__annotations_that_changed_since_are_refused(
 def test_evaluate__boxes_that_changed_since_are_refused(
     trained: tuple[Path, Path], tmp_path: Path
 ) -> None:
-    for source, name in zip(trained, ("run", "scenes"), strict=True):
-        shutil.copytree(source, tmp_path / name)
-    record = record_of(tmp_path / "run")
-    record["config"]["data"] = str(tmp_path / "scenes")
-    (tmp_path / "run" / "run.json").write_text(json.dumps(record))
+    move_with_data(trained, tmp_path)
     text = tmp_path / "scenes" / "annotations" / "instances_test.json"
     document = json.loads(text.read_text())
     document["annotations"][0]["bbox"][2] -= 1
