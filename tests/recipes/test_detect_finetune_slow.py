@@ -54,8 +54,15 @@ def copied(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    ("model", "options"),
+    [
+        ("fasterrcnn", {"epochs": 6}),
+        ("fcos", {"epochs": 14}),
+    ],
+)
 def test_run__learns_eight_scenes_by_heart(
-    tmp_path: Path, scenes: Path, shared_weights: Path
+    tmp_path: Path, scenes: Path, shared_weights: Path, model: str, options: dict[str, Any]
 ) -> None:
     base: dict[str, Any] = {
         "backbone": LITE0,
@@ -65,7 +72,7 @@ def test_run__learns_eight_scenes_by_heart(
         "batch_size": 4,
     }
 
-    summary, _ = detect(tmp_path / "run", data=scenes, model="fasterrcnn", epochs=6, **base)
+    summary, _ = detect(tmp_path / "run", data=scenes, model=model, **{**base, **options})
 
     assert summary["results"]["val"]["metrics"]["map50"] >= 0.95
     assert summary["frozen"]["changed"] == 0
