@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 from pictures_with_boxes import pictures, seeded, staged, total_loss
-from torch import Tensor
+from torch import Tensor, nn
 from torchvision import models as zoo
 from torchvision.models.detection import FasterRCNN_ResNet50_FPN_Weights
 
@@ -96,6 +96,26 @@ def test_create__trains_and_detects(name: str) -> None:
     with torch.inference_mode():
         found = model.eval()(pictures())
     assert [set(one) for one in found] == [{"boxes", "labels", "scores"}] * 2
+
+
+def test_create__new_norms_forget_their_initial_statistics(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    name = "ssdlite320_mobilenet_v3_large"
+    new = create_detector(name, weights="none", class_names=CLASSES)
+
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    weights = zoo.get_model_weights(name).COCO_V1
+    path = tmp_path / "hub" / "checkpoints" / weights.url.rpartition("/")[2]
+    published_file(name, path=path)
+    trained = create_detector(name, offline=True)
+
+    assert momenta(new.network) == {0.1}
+    assert momenta(trained.network) == {0.03}  # as torchvision trained it
+
+
+def momenta(network: nn.Module) -> set[float]:
+    return {layer.momentum for layer in network.modules() if isinstance(layer, nn.BatchNorm2d)}
 
 
 @pytest.mark.parametrize(
