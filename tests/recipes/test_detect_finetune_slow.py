@@ -59,6 +59,7 @@ def copied(
     [
         ("fasterrcnn", {"epochs": 6}),
         ("fcos", {"epochs": 14}),
+        ("retinanet", {"epochs": 14, "batch_size": 2, "lr": 1e-3, "backbone_lr": 4e-4}),
     ],
 )
 def test_run__learns_eight_scenes_by_heart(
@@ -76,3 +77,23 @@ def test_run__learns_eight_scenes_by_heart(
 
     assert summary["results"]["val"]["metrics"]["map50"] >= 0.95
     assert summary["frozen"]["changed"] == 0
+
+
+@pytest.mark.slow
+def test_run__ssdlite_from_random_weights_learns_eight_scenes_by_heart(
+    tmp_path: Path, scenes: Path
+) -> None:
+    summary, _ = detect(
+        tmp_path / "run",
+        data=scenes,
+        model="ssdlite320_mobilenet_v3_large",
+        backbone=None,
+        image_size=None,
+        augment="none",
+        batch_size=8,
+        epochs=20,
+        lr=2e-3,
+        backbone_lr=2e-3,
+    )
+
+    assert summary["results"]["val"]["metrics"]["map50"] >= 0.95
