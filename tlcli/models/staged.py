@@ -70,6 +70,15 @@ class StagedModel(nn.Module):
         """Return the stage that a parameter, buffer or module of the network lies in."""
         return next(stage for stage in self.stages if stage.owns(tensor_name))
 
+    def is_mixed(self, module_name: str) -> bool:
+        """Say whether trained and frozen stages lie in a module; the whole network is ""."""
+        kinds = {
+            stage.name in self.trained
+            for stage in self.stages
+            if stage.owns(module_name) or _lies_in(module_name, stage)
+        }
+        return len(kinds) == 2
+
     def frozen_tensors(self) -> Iterator[tuple[str, Tensor]]:
         """Yield name and value of every parameter and saved buffer that must not move."""
         statistics = self._kept_statistics()
@@ -92,10 +101,15 @@ class StagedModel(nn.Module):
     def _holds_trained(self, module_name: str) -> bool:
         """Say whether a module lies in a trained stage or is a parent of one's members."""
         return any(
-            stage.owns(module_name) or any(m.startswith(f"{module_name}.") for m in stage.members)
+            stage.owns(module_name) or _lies_in(module_name, stage)
             for stage in self.stages
             if stage.name in self.trained
         )
+
+
+def _lies_in(module_name: str, stage: Stage) -> bool:
+    """Say whether a member of a stage lies in a module."""
+    return any(not module_name or m.startswith(f"{module_name}.") for m in stage.members)
 
 
 def has_statistics(module: nn.Module) -> bool:

@@ -6,13 +6,22 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from timm.layers import DropPath
+from timm.layers import DropBlock2d, DropPath, PatchDropout
 from torch import nn
 from torch.nn import functional as F
 from torchvision.ops import StochasticDepth
 
 from tlcli.errors import ConfigError
 
+_RATES = ("p", "drop_prob", "prob")
+"""What layers that leave something out at random call its probability."""
+_RANDOM_LAYERS = (
+    nn.modules.dropout._DropoutNd,
+    DropBlock2d,
+    DropPath,
+    PatchDropout,
+    StochasticDepth,
+)
 _PLACE = re.compile(r"drop_path\d*")
 """What timm calls the place in a block; without a rate there is an identity, or nothing."""
 
@@ -45,6 +54,15 @@ def set_drop_path(network: nn.Module, *, rate: float) -> tuple[str, ...]:
         if own_rate and _can_be_skipped(block):
             skipped.append(name)
     return tuple(skipped)
+
+
+def is_stochastic(module: nn.Module) -> bool:
+    """Say whether a module, in the mode that it is in, leaves something out at random."""
+    return any(
+        layer.training and any(getattr(layer, rate, 0) for rate in _RATES)
+        for layer in module.modules()
+        if isinstance(layer, _RANDOM_LAYERS)
+    )
 
 
 def _can_be_skipped(block: nn.Module) -> bool:

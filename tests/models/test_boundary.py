@@ -1,0 +1,212 @@
+"""Trunk and tail together are the network, to the bit, forwards and backwards."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from tlcli.backbones.catalog import parse_backbone_name
+from tlcli.backbones.pretrained import build_untrained, choose_weights
+from tlcli.backbones.stages import Stage
+from tlcli.models.boundary import TRIED_IMAGES, NoBoundaryError, split_network
+from tlcli.models.staged import StagedModel
+from tlcli.models.stochastic_layers import set_drop_path, set_head_dropout
+
+SIZE = 64
+
+
+def staged(name: str, *, open_stages: int, **options: Any) -> StagedModel:
+    """Return a network whose last stages are trained, with statistics that are not 0 and 1."""
+    torch.manual_seed(0)
+    parsed = parse_backbone_name(name)
+    backbone = build_untrained(parsed, weights=choose_weights(parsed, "none"), **options)
+    for module in backbone.network.modules():
+        if isinstance(module, nn.BatchNorm2d) and module.running_mean is not None:
+            module.running_mean.normal_()
+    model = StagedModel(backbone.network, stages=backbone.stages)
+    model.open_stages([stage.name for stage in backbone.stages[-open_stages:]])
+    return model
+
+
+def pictures(size: int = SIZE) -> Tensor:
+    return torch.randn(TRIED_IMAGES, 3, size, size, generator=torch.Generator().manual_seed(1))
+
+
+def gradients(model: StagedModel, logits: Tensor) -> dict[str, Tensor]:
+    model.zero_grad(set_to_none=True)
+    F.cross_entropy(logits, torch.tensor([0, 1, 2])).backward()
+    return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+
+
+CASES = [
+    ("timm/test_resnet", 1, [(96,)]),
+    ("timm/test_resnet", 2, [(192, 4, 4)]),
+    ("timm/test_vit", 2, [(17, 64)]),
+    ("timm/test_efficientnet", 2, [(64, 2, 2)]),
+    ("timm/test_nfnet", 3, None),
+    ("torchvision/resnet18", 2, [(256, 4, 4)]),
+    ("torchvision/mobilenet_v3_small", 3, None),
+    ("torchvision/shufflenet_v2_x0_5", 2, [(192, 2, 2)]),
+]
+
+
+@pytest.mark.parametrize(("name", "open_stages", "shapes"), CASES)
+def test_split__halves_are_the_whole_to_the_bit(
+    name: str, open_stages: int, shapes: Sequence[tuple[int, ...]] | None
+) -> None:
+    options = {"input_size": SIZE} if "vit" in name else {}
+    model = staged(name, open_stages=open_stages, **options)
+    split = split_network(model, example=pictures())
+    assert shapes is None or list(split.shapes) == shapes
+    for is_training in (False, True):
+        model.train(is_training)
+        torch.manual_seed(5)
+        whole = gradients(model, model(pictures()))
+        torch.manual_seed(5)
+        with torch.no_grad():
+            values = split.trunk(pictures())
+        halves = gradients(model, split.tail(*values))
+        trained = {key for key, p in model.named_parameters() if p.requires_grad}
+        assert halves.keys() == whole.keys() == trained
+        assert all(torch.equal(halves[key], whole[key]) for key in whole)
+
+
+def test_split__head_alone_takes_the_embedding() -> None:
+    model = staged("timm/test_vit", open_stages=1, input_size=SIZE)
+
+    split = split_network(model, example=pictures())
+
+    assert split.shapes == ((64,),)
+    assert split.values_per_image == 64
+
+
+def test_split__what_is_left_out_at_random_is_in_the_tail() -> None:
+    model = staged("timm/test_vit", open_stages=2, input_size=SIZE)
+    set_drop_path(model.network, rate=0.5)
+    set_head_dropout(model.network, head_names=["head"], rate=0.5)
+    split = split_network(model, example=pictures())
+    model.train()
+
+    with torch.no_grad():
+        values = split.trunk(pictures())
+        first, second = split.tail(*values), split.tail(*values)
+        torch.manual_seed(3)
+        whole = model(pictures())
+        torch.manual_seed(3)
+        again = split.tail(*split.trunk(pictures()))
+
+    assert all(torch.equal(a, b) for a, b in zip(values, split.trunk(pictures()), strict=True))
+    assert not torch.equal(first, second)
+    assert torch.equal(whole, again)
+
+
+def test_split__a_trained_step_moves_the_tail_only() -> None:
+    model = staged("torchvision/resnet18", open_stages=2)
+    split = split_network(model, example=pictures())
+    model.train()
+    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.1)
+    before = split.trunk(pictures())[0]
+
+    gradients(model, split.tail(*split.trunk(pictures())))
+    optimizer.step()
+
+    assert torch.equal(split.trunk(pictures())[0], before)
+    with torch.no_grad():
+        model.eval()
+        assert torch.equal(split.tail(before), model(pictures()))
+
+
+def test_split__mode_of_the_model_stays() -> None:
+    model = staged("timm/test_resnet", open_stages=2)
+    for is_training in (True, False):
+        model.train(is_training)
+        split_network(model, example=pictures())
+        assert model.training is is_training
+        assert model.network.layer1.training is False  # type: ignore[union-attr]
+        assert model.network.layer4.training is is_training  # type: ignore[union-attr]
+
+
+def test_split__nothing_frozen() -> None:
+    model = staged("timm/test_resnet", open_stages=8)
+
+    with pytest.raises(NoBoundaryError, match="nothing is frozen before the first layer"):
+        split_network(model, example=pictures())
+
+
+class Joined(nn.Module):
+    """A frozen and a trained layer with something between them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Conv2d(3, 4, 3)
+        self.head = nn.Linear(4, 3)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.head(self.between(self.body(images)))
+
+    def between(self, maps: Tensor) -> Tensor:
+        return maps.mean((2, 3))
+
+
+class AsksForValues(Joined):
+    def between(self, maps: Tensor) -> Tensor:
+        return maps.mean((2, 3)) if maps.sum() > 0 else maps.amax((2, 3))
+
+
+class UsesTheCount(Joined):
+    def forward(self, images: Tensor) -> Tensor:
+        maps = self.body(images)
+        count, size = maps.shape[0], maps.shape[2]
+        scale = self.head.bias.expand(count, -1)
+        return self.head(maps.mean((2, 3))) * size + scale
+
+
+class MixesImages(Joined):
+    def forward(self, images: Tensor) -> Tensor:
+        maps = self.body(images)
+        center = maps.mean((0, 2, 3))
+        return self.head(maps.mean((2, 3)) - center) + center[0]
+
+
+class AlwaysRandom(Joined):
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Sequential(nn.Conv2d(3, 4, 3), Noise())
+
+
+class Noise(nn.Module):
+    def forward(self, maps: Tensor) -> Tensor:
+        return F.dropout(maps, 0.5, training=True)
+
+
+def own_model(network: nn.Module) -> StagedModel:
+    stages = (Stage(name="body", members=("body",)), Stage(name="head", members=("head",)))
+    model = StagedModel(network, stages=stages)
+    model.open_stages(["head"])
+    return model
+
+
+def test_split__number_of_images_may_cross() -> None:
+    model = own_model(UsesTheCount())
+
+    split = split_network(model, example=pictures())
+
+    more = torch.cat([pictures(), pictures()])
+    with torch.no_grad():
+        assert torch.equal(split.tail(*split.trunk(more)), model(more))
+
+
+@pytest.mark.parametrize(
+    ("network", "reason"),
+    [
+        (AsksForValues(), "its forward pass cannot be traced"),
+        (MixesImages(), "has no row for each image"),
+        (AlwaysRandom(), "gives other values in training"),
+    ],
+)
+def test_split__what_cannot_be_cut_says_why(network: nn.Module, reason: str) -> None:
+    with pytest.raises(NoBoundaryError, match=reason):
+        split_network(own_model(network), example=pictures())
