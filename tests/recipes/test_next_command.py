@@ -21,6 +21,7 @@ def head_record(*, layers: tuple[str, ...] = (), **options: Any) -> dict[str, An
         ({}, []),
         ({"val_split": 0.25, "limit": 5}, ["--val-split", "0.25", "--limit", "5"]),
         ({"on_bad_image": "skip", "offline": True}, ["--on-bad-image", "skip", "--offline"]),
+        ({"in_channels": 1, "input_size": 64}, ["--input-size", "64", "--in-channels", "1"]),
         (
             {"fold": "1/5", "classes": "/a b.csv", "label_column": "my kind"},
             ["--fold", "1/5", "--classes", "/a b.csv", "--label-column", "my kind"],

@@ -5,15 +5,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-import torch
 from torch import nn
 
 from tlcli.backbones import installed_weights, weight_files
+from tlcli.backbones.building import build_for_images
 from tlcli.backbones.catalog import SOURCES, BackboneName, list_backbones, parse_backbone_name
+from tlcli.backbones.input_channels import adaptation_remark, adapted_input
 from tlcli.backbones.key_prefixes import below_best_prefix
 from tlcli.backbones.protocol import Backbone, BackboneSource, LoadedWeights, head_width
 from tlcli.backbones.stages import find_stages
-from tlcli.errors import ModelError, WeightsError
+from tlcli.data.preprocessing import RGB_CHANNELS
+from tlcli.errors import ConfigError, ModelError, WeightsError
 
 NO_WEIGHTS = "none"
 DEFAULT_WEIGHTS = "default"
@@ -87,16 +89,20 @@ def available_here() -> list[str]:
 
 
 def build_untrained(
-    name: BackboneName, *, weights: WeightsChoice, input_size: int | None = None
+    name: BackboneName,
+    *,
+    weights: WeightsChoice,
+    input_size: int | None = None,
+    in_channels: int = RGB_CHANNELS,
 ) -> Backbone:
     """Build a model in the shape its weights would give it, without looking for them.
 
     Raises:
-        ModelError: If it cannot work with images of `input_size`.
+        ModelError: If it cannot work with images of `input_size` or `in_channels`.
     """
     source = SOURCES[name.source]
     tag = weights.tag or name.tag
-    network = _build(name, tag=tag, input_size=input_size)
+    network = build_for_images(name, tag=tag, input_size=input_size, in_channels=in_channels)
     return _describe(
         name,
         network,
@@ -106,6 +112,7 @@ def build_untrained(
         shape_tag=tag,
         weights=LoadedWeights(tag=NO_WEIGHTS),
         input_size=input_size,
+        in_channels=in_channels,
     )
 
 
@@ -117,6 +124,7 @@ def create_backbone(
     mean: tuple[float, ...] | None = None,
     std: tuple[float, ...] | None = None,
     input_size: int | None = None,
+    in_channels: int = RGB_CHANNELS,
 ) -> Backbone:
     """Build the model called `text` and load its weights.
 
@@ -128,12 +136,16 @@ def create_backbone(
         std: The same for the standard deviation.
         input_size: Side of the images in pixels, instead of that of the weights; position
             embeddings are resampled.
+        in_channels: Of the images; weights of the first layer are adapted, see `input_channels`.
 
     Raises:
-        ModelError: If there is no such model, or it cannot work with images of that size.
+        ConfigError: If mean or std do not have a value for each channel.
+        ModelError: If there is no such model, or it cannot work with such images.
         WeightsError: If the weights are not to be had or do not fit.
     """
-    created = _create(text, weights=weights, offline=offline, input_size=input_size)
+    created = _create(
+        text, weights=weights, offline=offline, input_size=input_size, in_channels=in_channels
+    )
     backbone = with_pixels(created, mean=mean, std=std)
     if backbone.weights.tag != FROM_FILE:
         return backbone
@@ -145,8 +157,18 @@ def create_backbone(
 def with_pixels(
     backbone: Backbone, *, mean: tuple[float, ...] | None, std: tuple[float, ...] | None
 ) -> Backbone:
-    """Return a backbone with another mean and std of the pixels, where they are given."""
+    """Return a backbone with another mean and std of the pixels, where they are given.
+
+    Raises:
+        ConfigError: If they do not have a value for each channel.
+    """
     known = backbone.preprocessing
+    for option, values in (("--mean", mean), ("--std", std)):
+        if values is not None and len(values) != known.channels:
+            raise ConfigError(
+                f"{option} {','.join(map(str, values))} has {len(values)} values, but "
+                f"{backbone.name} takes pictures of {known.channels} channels: give one for each."
+            )
     preprocessing = replace(known, mean=mean or known.mean, std=std or known.std)
     return replace(backbone, preprocessing=preprocessing)
 
@@ -157,7 +179,9 @@ def _assumption(backbone: Backbone, *, is_told: bool) -> str:
     tag = backbone.shape_tag or next(iter(_tags(name)), None)
     file, wanted = Path(backbone.weights.path or "").name, backbone.preprocessing
     unknown = "classes" if is_told else "preprocessing and classes"
-    mean, std = (",".join(map(str, values)) for values in (wanted.mean, wanted.std))
+    mean, std = (
+        ",".join(str(round(value, 6)) for value in values) for values in (wanted.mean, wanted.std)
+    )
     size = "x".join(map(str, wanted.input_size))
     return (
         f"{file} says nothing of {unknown}: those of {name}'s weights '{tag}' are assumed. Images "
@@ -169,70 +193,89 @@ def _tags(name: BackboneName) -> list[str]:
     return [tag.name for tag in SOURCES[name.source].tags(name.architecture)]
 
 
-def _create(text: str, *, weights: str, offline: bool, input_size: int | None) -> Backbone:
+def _create(
+    text: str, *, weights: str, offline: bool, input_size: int | None, in_channels: int
+) -> Backbone:
     name = parse_backbone_name(text)
     choice = choose_weights(name, weights)
     if choice.kind == "none":
-        return build_untrained(name, weights=choice, input_size=input_size)
+        return build_untrained(name, weights=choice, input_size=input_size, in_channels=in_channels)
     if choice.path is not None:
-        return _from_file(name, choice.path, input_size=input_size)
+        return _from_file(name, choice.path, input_size=input_size, in_channels=in_channels)
     assert choice.tag is not None
-    return _from_tag(name, choice.tag, offline=offline, input_size=input_size)
+    return _from_tag(
+        name, choice.tag, offline=offline, input_size=input_size, in_channels=in_channels
+    )
 
 
-def _build(
-    name: BackboneName, *, tag: str | None, input_size: int | None, num_classes: int | None = None
-) -> nn.Module:
-    """Build with random weights and see whether images of a chosen size go through."""
-    source = SOURCES[name.source]
-    if input_size is None:
-        return source.build(name.architecture, tag=tag, num_classes=num_classes)
-    try:
-        network = source.build(
-            name.architecture, tag=tag, num_classes=num_classes, input_size=input_size
-        )
-        with torch.inference_mode():
-            network.eval()(torch.zeros(1, 3, input_size, input_size))
-    except (AssertionError, AttributeError, RuntimeError, TypeError, ValueError) as error:
-        own = source.preprocessing(name.architecture, tag=tag).input_size
-        reason = " ".join(str(error).split())[:120] or type(error).__name__
-        raise ModelError(
-            f"{name} does not work on images of {input_size}x{input_size} pixels ({reason}). Its "
-            f"own --input-size is {own[0]}; multiples of 32, or of its patch and window, may do."
-        ) from error
-    return network
-
-
-def _from_tag(name: BackboneName, tag: str, *, offline: bool, input_size: int | None) -> Backbone:
-    source = SOURCES[name.source]
+def _from_tag(
+    name: BackboneName, tag: str, *, offline: bool, input_size: int | None, in_channels: int
+) -> Backbone:
     package = installed_weights.read(str(name), tag=tag)
     if package is not None:
-        network = _build(name, tag=tag, input_size=input_size)
-        tensors = package.tensors
-        if input_size is not None:
-            tensors = source.resampled(network, tensors)
-        weight_files.load_state(network, tensors, head_names=(), origin=str(package.path))
-        loaded = LoadedWeights(
-            tag=tag, path=str(package.path), sha256=package.sha256, remarks=package.remarks
+        network, loaded = _from_package(
+            name, package, tag=tag, input_size=input_size, in_channels=in_channels
         )
     else:
-        if input_size is not None:
-            _build(name, tag=tag, input_size=input_size)  # told before anything is fetched
-        path = find_weights(name, tag) or _download(name, tag, offline=offline)
-        network = source.load_published(
-            name.architecture, tag=tag, path=path, input_size=input_size
+        network, loaded = _from_hub(
+            name, tag, offline=offline, input_size=input_size, in_channels=in_channels
         )
-        loaded = LoadedWeights(tag=tag, path=str(path), sha256=weight_files.sha256_of(path))
     return _describe(
         name,
         network,
-        source=source,
+        source=SOURCES[name.source],
         tag=tag,
         class_tag=tag,
         shape_tag=tag,
         weights=loaded,
         input_size=input_size,
+        in_channels=in_channels,
     )
+
+
+def _from_package(
+    name: BackboneName,
+    package: weight_files.WeightFile,
+    *,
+    tag: str,
+    input_size: int | None,
+    in_channels: int,
+) -> tuple[nn.Module, LoadedWeights]:
+    network = build_for_images(name, tag=tag, input_size=input_size, in_channels=in_channels)
+    tensors = package.tensors
+    if input_size is not None:
+        tensors = SOURCES[name.source].resampled(network, tensors)
+    origin = str(package.path)
+    tensors, layers = adapted_input(network, tensors, channels=in_channels, origin=origin)
+    weight_files.load_state(network, tensors, head_names=(), origin=origin)
+    loaded = LoadedWeights(
+        tag=tag,
+        path=origin,
+        sha256=package.sha256,
+        remarks=(*package.remarks, *adaptation_remark(layers, channels=in_channels)),
+        adapted_layers=layers,
+    )
+    return network, loaded
+
+
+def _from_hub(
+    name: BackboneName, tag: str, *, offline: bool, input_size: int | None, in_channels: int
+) -> tuple[nn.Module, LoadedWeights]:
+    """Load published weights, which are for RGB, and adapt them where that is asked for."""
+    source, is_rgb = SOURCES[name.source], in_channels == RGB_CHANNELS
+    if input_size is not None or not is_rgb:  # told before anything is fetched
+        empty = build_for_images(name, tag=tag, input_size=input_size, in_channels=in_channels)
+    path = find_weights(name, tag) or _download(name, tag, offline=offline)
+    published = source.load_published(name.architecture, tag=tag, path=path, input_size=input_size)
+    loaded = LoadedWeights(tag=tag, path=str(path), sha256=weight_files.sha256_of(path))
+    if is_rgb:
+        return published, loaded
+    tensors, layers = adapted_input(
+        empty, published.state_dict(), channels=in_channels, origin=str(path)
+    )
+    weight_files.load_state(empty, tensors, head_names=(), origin=str(path))
+    remarks = adaptation_remark(layers, channels=in_channels)
+    return empty, replace(loaded, remarks=remarks, adapted_layers=layers)
 
 
 def _download(name: BackboneName, tag: str, *, offline: bool) -> Path:
@@ -250,7 +293,9 @@ def _download(name: BackboneName, tag: str, *, offline: bool) -> Path:
     )
 
 
-def _from_file(name: BackboneName, path: Path, *, input_size: int | None) -> Backbone:
+def _from_file(
+    name: BackboneName, path: Path, *, input_size: int | None, in_channels: int
+) -> Backbone:
     """Build the architecture with the head that the file holds, then load the file."""
     source = SOURCES[name.source]
     file = weight_files.read_state_dict(path)
@@ -259,9 +304,16 @@ def _from_file(name: BackboneName, path: Path, *, input_size: int | None) -> Bac
     below, unwrapped = below_best_prefix(file.tensors, wanted=pattern.state_dict().keys())
     tensors = source.current_keys(name.architecture, below)
     num_classes = weight_files.head_classes(tensors, heads[0])
-    network = _build(name, tag=name.tag, num_classes=num_classes, input_size=input_size)
+    network = build_for_images(
+        name,
+        tag=name.tag,
+        num_classes=num_classes,
+        input_size=input_size,
+        in_channels=in_channels,
+    )
     if input_size is not None:
         tensors = source.resampled(network, tensors)
+    tensors, layers = adapted_input(network, tensors, channels=in_channels, origin=str(path))
     report = weight_files.load_state(network, tensors, head_names=heads, origin=str(path))
     tag = name.tag or next(iter(_tags(name)), None)
     left_out = len(below) - len(tensors)
@@ -270,7 +322,14 @@ def _from_file(name: BackboneName, path: Path, *, input_size: int | None) -> Bac
         tag=FROM_FILE,
         path=str(path),
         sha256=file.sha256,
-        remarks=(*file.remarks, *unwrapped, *auxiliary, *report.remarks()),
+        remarks=(
+            *file.remarks,
+            *unwrapped,
+            *auxiliary,
+            *adaptation_remark(layers, channels=in_channels),
+            *report.remarks(),
+        ),
+        adapted_layers=layers,
     )
     is_published_size = num_classes == _outputs(pattern, heads)
     return _describe(
@@ -282,6 +341,7 @@ def _from_file(name: BackboneName, path: Path, *, input_size: int | None) -> Bac
         shape_tag=name.tag,
         weights=loaded,
         input_size=input_size,
+        in_channels=in_channels,
     )
 
 
@@ -295,6 +355,7 @@ def _describe(
     shape_tag: str | None,
     weights: LoadedWeights,
     input_size: int | None,
+    in_channels: int,
 ) -> Backbone:
     """Collect what is known of a network.
 
@@ -308,7 +369,9 @@ def _describe(
         head_names=heads,
         feature_dim=head_width(network.get_submodule(heads[0])),
         stages=find_stages(network, head_names=heads),
-        preprocessing=source.preprocessing(name.architecture, tag=tag, input_size=input_size),
+        preprocessing=source.preprocessing(
+            name.architecture, tag=tag, input_size=input_size, in_channels=in_channels
+        ),
         no_weight_decay=source.no_weight_decay(network),
         class_names=_class_names(name, source, tag=class_tag, outputs=_outputs(network, heads)),
         weights=weights,

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 from torch import Tensor, nn
 
 from tlcli.backbones.stages import Stage
-from tlcli.data.preprocessing import Preprocessing
+from tlcli.data.preprocessing import RGB_CHANNELS, Preprocessing
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +45,8 @@ class LoadedWeights:
     sha256: str | None = None
     remarks: tuple[str, ...] = ()
     """What the user should know of the loading: keys left out, preprocessing assumed."""
+    adapted_layers: tuple[str, ...] = ()
+    """First layers whose weights were trained on RGB and adapted to other channels."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,11 +107,13 @@ class BackboneSource(Protocol):
         tag: str | None,
         num_classes: int | None,
         input_size: int | None = None,
+        in_channels: int = RGB_CHANNELS,
     ) -> nn.Module:
         """Build an architecture with random weights, in the shape that `tag` was trained in.
 
         `num_classes` of None keeps the head that the published weights have, `input_size` of None
-        their images; another one (side in pixels) may need other position embeddings.
+        their images; another one (side in pixels) may need other position embeddings. Pictures
+        of other than three channels need other first layers.
         """
 
     def load_published(
@@ -127,7 +131,12 @@ class BackboneSource(Protocol):
         """Return the dotted names of the layers that map features to classes."""
 
     def preprocessing(
-        self, name: str, *, tag: str | None, input_size: int | None = None
+        self,
+        name: str,
+        *,
+        tag: str | None,
+        input_size: int | None = None,
+        in_channels: int = RGB_CHANNELS,
     ) -> Preprocessing:
         """Return what the published weights want to see; `tag` None means the default ones.
 

@@ -17,9 +17,10 @@ from timm.models import PretrainedCfg
 from torch import Tensor, nn
 
 from tlcli.backbones import downloads, imagenet, timm_published
+from tlcli.backbones.input_channels import for_channels
 from tlcli.backbones.pretraining import pretraining_of
 from tlcli.backbones.protocol import PublishedFacts, WeightTag
-from tlcli.data.preprocessing import Preprocessing
+from tlcli.data.preprocessing import RGB_CHANNELS, Preprocessing
 from tlcli.errors import ModelError, WeightsError
 
 _DEFAULT_NUM_CLASSES = 1000
@@ -79,10 +80,12 @@ class TimmSource:
         tag: str | None,
         num_classes: int | None,
         input_size: int | None = None,
+        in_channels: int = RGB_CHANNELS,
     ) -> nn.Module:
         """Build an architecture with random weights, in the shape that `tag` was trained in."""
         outputs = num_classes or self._config(name, tag).num_classes or _DEFAULT_NUM_CLASSES
-        return _create(_full_name(name, tag), input_size=input_size, num_classes=outputs)
+        options = {} if in_channels == RGB_CHANNELS else {"in_chans": in_channels}
+        return _create(_full_name(name, tag), input_size=input_size, num_classes=outputs, **options)
 
     def load_published(
         self, name: str, *, tag: str, path: Path, input_size: int | None = None
@@ -127,7 +130,12 @@ class TimmSource:
         return (names,) if isinstance(names, str) else tuple(names)
 
     def preprocessing(
-        self, name: str, *, tag: str | None, input_size: int | None = None
+        self,
+        name: str,
+        *,
+        tag: str | None,
+        input_size: int | None = None,
+        in_channels: int = RGB_CHANNELS,
     ) -> Preprocessing:
         """Return `resolve_data_config` as plain values, resized as timm's own evaluation does."""
         config = resolve_data_config(
@@ -135,7 +143,7 @@ class TimmSource:
         )
         _, height, width = config["input_size"]
         crop_pct = config["crop_pct"]
-        return Preprocessing(
+        published = Preprocessing(
             input_size=(height, width),
             resize_size=(math.floor(height / crop_pct), math.floor(width / crop_pct)),
             crop_mode=config["crop_mode"],
@@ -143,6 +151,7 @@ class TimmSource:
             mean=tuple(config["mean"]),
             std=tuple(config["std"]),
         )
+        return for_channels(published, in_channels)
 
     def no_weight_decay(self, network: nn.Module) -> frozenset[str]:
         """Return what the model's own `no_weight_decay()` lists, as full parameter names."""

@@ -13,8 +13,9 @@ from torchvision.models import VisionTransformer, Weights, WeightsEnum
 from torchvision.models.vision_transformer import interpolate_embeddings
 
 from tlcli.backbones import downloads, imagenet, weight_files
+from tlcli.backbones.input_channels import for_channels, set_input_channels
 from tlcli.backbones.protocol import PublishedFacts, WeightTag
-from tlcli.data.preprocessing import Preprocessing
+from tlcli.data.preprocessing import RGB_CHANNELS, Preprocessing
 from tlcli.errors import ModelError
 
 DEFAULT_LICENSE = "BSD-3-Clause"
@@ -25,6 +26,7 @@ DEFAULT_LICENSE = "BSD-3-Clause"
 _AUXILIARY: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {"inception_v3": ("AuxLogits.",), "googlenet": ("aux1.", "aux2.")}
 )
+_SHIFTED = (0.5, 0.5, 0.5)
 # Published files keep the names that layers had when they were trained; torchvision renames them
 # while loading: `_load_state_dict` in its densenet.py, `MLPBlock` in its vision_transformer.py.
 _RENAMED = (
@@ -62,16 +64,20 @@ class TorchvisionSource:
         tag: str | None,
         num_classes: int | None,
         input_size: int | None = None,
+        in_channels: int = RGB_CHANNELS,
     ) -> nn.Module:
         """Build an architecture with random weights, in the shape that `tag` was trained in."""
         options: dict[str, Any] = {"weights": None, "num_classes": num_classes or 1000}
-        if name in _AUXILIARY:
-            options |= {"aux_logits": False, "transform_input": True, "init_weights": True}
+        is_rgb = in_channels == RGB_CHANNELS
+        if name in _AUXILIARY:  # what shifts their inputs knows three channels only
+            options |= {"aux_logits": False, "transform_input": is_rgb, "init_weights": True}
         if name.startswith("vit_"):
             options["image_size"] = input_size or min(self._entry(name, tag).meta["min_size"])
         if name.startswith("maxvit_") and input_size is not None:
             options["input_size"] = (input_size, input_size)
         network: nn.Module = zoo.get_model(name, **options)
+        if not is_rgb:
+            set_input_channels(network, in_channels)
         return network
 
     def load_published(
@@ -113,20 +119,30 @@ class TorchvisionSource:
         return (candidates[-1],)
 
     def preprocessing(
-        self, name: str, *, tag: str | None, input_size: int | None = None
+        self,
+        name: str,
+        *,
+        tag: str | None,
+        input_size: int | None = None,
+        in_channels: int = RGB_CHANNELS,
     ) -> Preprocessing:
-        """Return `weights.transforms()` as plain values."""
+        """Return `weights.transforms()` as plain values.
+
+        For other than three channels also the shift that some networks then do without.
+        """
         preset = self._entry(name, tag).transforms()
         (crop,), (resize,) = preset.crop_size, preset.resize_size
         if input_size is not None:
             crop, resize = input_size, round(input_size * resize / crop)
-        return Preprocessing(
+        is_shifted = name in _AUXILIARY and in_channels != RGB_CHANNELS
+        published = Preprocessing(
             input_size=(crop, crop),
             resize_size=(resize, resize),
             interpolation=preset.interpolation.value,
-            mean=tuple(preset.mean),
-            std=tuple(preset.std),
+            mean=_SHIFTED if is_shifted else tuple(preset.mean),
+            std=_SHIFTED if is_shifted else tuple(preset.std),
         )
+        return for_channels(published, in_channels)
 
     def no_weight_decay(self, network: nn.Module) -> frozenset[str]:
         """Return tokens, position embeddings and relative position biases."""

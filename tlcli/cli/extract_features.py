@@ -49,6 +49,7 @@ def extract_features(
     mean: o.MeanOpt = ModelConfig.mean,
     std: o.StdOpt = ModelConfig.std,
     input_size: o.InputSizeOpt = ModelConfig.input_size,
+    in_channels: o.InChannelsOpt = ModelConfig.in_channels,
     layer: f.LayerOpt = FeaturesConfig.layer,
     pool: f.PoolOpt = FeaturesConfig.pool,
     dtype: f.DtypeOpt = FeaturesConfig.dtype,

@@ -90,7 +90,7 @@ class TrainTransform:
     augmentation: Augmentation
 
     def __call__(self, image: Image.Image, generator: np.random.Generator) -> Tensor:
-        """Return uint8 (3, H, W) of an RGB image; all randomness comes from `generator`."""
+        """Return uint8 (C, H, W) of an image; all randomness comes from `generator`."""
         wanted = self.augmentation
         if wanted.smallest_crop is None:
             view = crop_to_input(image, self.preprocessing)
@@ -125,7 +125,7 @@ def train_transform(
     color_jitter: float | None = None,
     random_erasing: float | None = None,
 ) -> TrainTransform:
-    """Return the transform of training: (RGB image, generator) -> uint8 tensor (3, H, W).
+    """Return the transform of training: (image, generator) -> uint8 tensor (C, H, W).
 
     Args:
         preprocessing: The pixels that the network wants.
@@ -195,7 +195,8 @@ def jitter_colours(
 ) -> Image.Image:
     """Change brightness, contrast and saturation in random order, as torchvision's ColorJitter.
 
-    Each factor is uniform in 1 - strength .. 1 + strength.
+    Each factor is uniform in 1 - strength .. 1 + strength. Gray has no saturation to change, and
+    transparency stays as it is.
     """
     factors = generator.uniform(1 - strength, 1 + strength, size=len(_ADJUSTMENTS))
     for which in generator.permutation(len(_ADJUSTMENTS)):
@@ -213,7 +214,7 @@ def erase_part(
     mean before it, which is the same up to rounding.
 
     Args:
-        pixels: uint8 (3, H, W); not changed.
+        pixels: uint8 (C, H, W); not changed.
         generator: Where the random numbers come from.
         colour: Of each channel, in 0..1.
     """

@@ -66,7 +66,8 @@ def change_picture(
     """Apply one operation.
 
     Args:
-        image: RGB.
+        image: Gray, RGB or RGBA. What has no colour is left alone by `Color`; transparency moves
+            with the picture, but colours change without it.
         name: Of the operation, as torchvision calls it.
         policy: How far its strongest step goes.
         strength: 0..30.
@@ -116,6 +117,19 @@ def _posterized(image: Image.Image, bits_less: float) -> Image.Image:
     return posterized
 
 
+def _of_colours(change: Change) -> Change:
+    """Keep from transparency what Pillow would change it by, or refuse to do with it."""
+
+    def changed(image: Image.Image, value: float) -> Image.Image:
+        if image.mode != "RGBA":
+            return change(image, value)
+        picture = change(image.convert("RGB"), value)
+        picture.putalpha(image.getchannel("A"))
+        return picture
+
+    return changed
+
+
 def _operations(
     *, shear: float, shift: float, is_share: bool, turn: float, colour: float, bits: float
 ) -> dict[str, _Operation]:
@@ -142,12 +156,12 @@ def _operations(
         "Sharpness": _Operation(
             lambda image, v: F.adjust_sharpness(image, 1 + v), colour, is_signed=True
         ),
-        "Posterize": _Operation(_posterized, bits),
+        "Posterize": _Operation(_of_colours(_posterized), bits),
         "Solarize": _Operation(
-            lambda image, v: F.solarize(image, threshold=255.0 * v), 0.0, smallest=1.0
+            _of_colours(lambda image, v: F.solarize(image, threshold=255.0 * v)), 0.0, smallest=1.0
         ),
-        "AutoContrast": _Operation(lambda image, _: F.autocontrast(image)),
-        "Equalize": _Operation(lambda image, _: F.equalize(image)),
+        "AutoContrast": _Operation(_of_colours(lambda image, _: F.autocontrast(image))),
+        "Equalize": _Operation(_of_colours(lambda image, _: F.equalize(image))),
     }
 
 

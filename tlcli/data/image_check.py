@@ -2,15 +2,20 @@
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
+from PIL import Image
+
 from tlcli.data.images import read_image
+from tlcli.data.preprocessing import RGB_CHANNELS
 from tlcli.errors import DataError
 
 _CHUNK = 256
+_GRAY = ("1", "L", "LA", "La", "F")
+"""Pillow's modes without colour, beside those of integers (I)."""
 
 
 class ImageCheck(NamedTuple):
@@ -28,6 +33,37 @@ def check_images(paths: Sequence[Path], *, threads: int) -> Iterator[ImageCheck]
     with ThreadPoolExecutor(max_workers=threads) as executor:
         for start in range(0, len(paths), _CHUNK):
             yield from executor.map(_check_image, paths[start : start + _CHUNK])
+
+
+def count_converted(paths: Sequence[Path], *, channels: int, threads: int) -> int:
+    """Return how many images change when they are read with `channels` channels.
+
+    For 1 those that are stored in colour or with a palette, for 4 those without transparency. Only
+    the beginning of each file is read; files that are no images count as none.
+    """
+    if channels == RGB_CHANNELS:
+        return 0
+    is_changed = _is_coloured if channels == 1 else _is_opaque
+    with ThreadPoolExecutor(max_workers=threads) as executor:
+        found = executor.map(lambda path: _is_stored_so(path, is_changed), paths)
+        return sum(found)
+
+
+def _is_coloured(image: Image.Image) -> bool:
+    return not image.mode.startswith("I") and image.mode not in _GRAY
+
+
+def _is_opaque(image: Image.Image) -> bool:
+    return not image.has_transparency_data
+
+
+def _is_stored_so(path: Path, is_so: Callable[[Image.Image], bool]) -> bool:
+    """Ask something of an image that is not decoded."""
+    try:
+        with Image.open(path) as image:
+            return is_so(image)
+    except Exception:  # as in read_image, which tells of it when the picture is wanted
+        return False
 
 
 def find_bad_images(paths: Sequence[Path], *, threads: int) -> list[tuple[Path, str]]:

@@ -1,6 +1,7 @@
-"""Image files read once: upright 8-bit RGB pictures and a key of their content."""
+"""Image files read once: upright 8-bit pictures and a key of their content."""
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -10,6 +11,7 @@ from PIL import Image, UnidentifiedImageError
 from PIL.Image import Transpose
 from PIL.TiffImagePlugin import TiffImageFile
 
+from tlcli.data.preprocessing import RGB_CHANNELS
 from tlcli.errors import BadImageError, DataError
 
 _SUFFIXES = """
@@ -18,6 +20,9 @@ _SUFFIXES = """
 """
 IMAGE_SUFFIXES = frozenset(_SUFFIXES.split())
 """Which files of a folder count as images, compared in lower case; the content decides the rest."""
+
+PICTURE_MODES: Mapping[int, str] = {1: "L", RGB_CHANNELS: "RGB", 4: "RGBA"}
+"""Pillow's name for pictures of so many channels."""
 
 # EXIF 2.32, tag 0x0112: how the stored pixels must be turned to stand upright
 _ORIENTATION_TAG = 0x0112
@@ -41,7 +46,10 @@ class Picture:
     """A decoded image file."""
 
     image: Image.Image
-    """Mode RGB, upright unless asked for otherwise, with its transparent parts on white."""
+    """Mode L, RGB or RGBA, upright unless asked for otherwise.
+
+    Without a channel for transparency the transparent parts are on white.
+    """
     content_key: int
     """64 bits of BLAKE2b over the bytes of the file: the same for copies under other names."""
 
@@ -51,27 +59,32 @@ def is_image_name(name: str) -> bool:
     return Path(name).suffix.lower() in IMAGE_SUFFIXES
 
 
-def read_image(path: Path, *, upright: bool = True) -> Picture:
+def read_image(path: Path, *, upright: bool = True, channels: int = RGB_CHANNELS) -> Picture:
     """Read and decode one image file; safe to call from many threads.
 
     The first frame is taken, EXIF orientation is applied (an EXIF block that cannot be parsed
     counts as none, as in viewers), transparency is composited on white and 16-bit gray is scaled
-    so that 65535 becomes 255.
+    so that 65535 becomes 255. Colours become gray by their luma (ITU-R 601-2, as Pillow has it).
 
     Args:
         path: The file.
         upright: Turn it as EXIF says; else the pixels stay as they are stored.
+        channels: 3 is RGB, 1 gray, 4 RGB with transparency, which is then not composited; what
+            has none is opaque.
 
     Raises:
         DataError: the file cannot be read at all (missing, no permission).
         BadImageError: the bytes are not a whole image of at most `Image.MAX_IMAGE_PIXELS` pixels,
             or hold values that have no defined 8-bit form.
+        KeyError: another number of channels.
     """
+    mode = PICTURE_MODES[channels]
     try:
         data = path.read_bytes()
     except OSError as error:
         raise DataError(f"Cannot read {path}: {error.strerror or error}.") from error
-    return Picture(image=_decode(data, path=path, upright=upright), content_key=content_key(data))
+    image = _decode(data, path=path, upright=upright, mode=mode)
+    return Picture(image=image, content_key=content_key(data))
 
 
 def content_key(data: bytes) -> int:
@@ -79,14 +92,14 @@ def content_key(data: bytes) -> int:
     return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "big")
 
 
-def _decode(data: bytes, *, path: Path, upright: bool) -> Image.Image:
+def _decode(data: bytes, *, path: Path, upright: bool, mode: str) -> Image.Image:
     if not data:
         raise BadImageError(f"Cannot decode {path}: the file is empty (0 bytes).")
     try:
         with Image.open(BytesIO(data)) as image:
             _check_pixels(image.size)
             decoded = _upright(image) if upright else _stored(image)
-            return _as_rgb(decoded, file_format=image.format)
+            return _in_mode(decoded, mode, file_format=image.format)
     except MemoryError:
         raise
     except UnidentifiedImageError as error:
@@ -129,6 +142,13 @@ def _turn(image: Image.Image) -> Transpose | None:
         return None
     # Fujifilm and others write 0 or a wrong type for "unknown"
     return _UPRIGHT.get(orientation) if isinstance(orientation, int) else None
+
+
+def _in_mode(image: Image.Image, mode: str, *, file_format: str | None) -> Image.Image:
+    if mode == "RGBA" and image.has_transparency_data and not image.mode.startswith("I"):
+        return image if image.mode == mode else image.convert(mode)
+    rgb = _as_rgb(image, file_format=file_format)
+    return rgb if mode == "RGB" else rgb.convert(mode)
 
 
 def _as_rgb(image: Image.Image, *, file_format: str | None) -> Image.Image:

@@ -5,6 +5,8 @@ from typing import Any, Literal
 
 CropMode = Literal["center", "squash", "border"]
 
+RGB_CHANNELS = 3
+
 
 @dataclass(frozen=True, kw_only=True)
 class Preprocessing:
@@ -24,6 +26,15 @@ class Preprocessing:
     """Pillow's filter: nearest, bilinear, bicubic, lanczos, box or hamming."""
     mean: tuple[float, ...]
     std: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        if not len(self.mean) == len(self.std) >= 1:
+            raise ValueError(f"means {self.mean} and stds {self.std} of differently many channels")
+
+    @property
+    def channels(self) -> int:
+        """How many channels the picture has: 1 is gray, 3 RGB, 4 RGB and transparency."""
+        return len(self.mean)
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values for `model.json`."""

@@ -24,12 +24,12 @@ class EvalTransform:
     preprocessing: Preprocessing
 
     def __call__(self, image: Image.Image) -> Tensor:
-        """Return uint8 (3, H, W) of an RGB image."""
+        """Return uint8 (C, H, W) of an image with the channels of the preprocessing."""
         return to_pixels(crop_to_input(image, self.preprocessing))
 
 
 def eval_transform(preprocessing: Preprocessing) -> EvalTransform:
-    """Return the transform of evaluation: RGB image -> uint8 tensor (3, H, W).
+    """Return the transform of evaluation: image -> uint8 tensor (C, H, W).
 
     Followed by `normalize` it equals, bit for bit, torchvision's `weights.transforms()` and timm's
     `create_transform(**resolve_data_config(...), is_training=False)`.
@@ -58,7 +58,7 @@ def pillow_filter(name: str) -> InterpolationMode:
 
 
 def crop_to_input(image: Image.Image, preprocessing: Preprocessing) -> Image.Image:
-    """Resize and crop an RGB image to `preprocessing.input_size` as its crop mode says."""
+    """Resize and crop an image to `preprocessing.input_size` as its crop mode says."""
     size = list(preprocessing.resize_size)
     mode = pillow_filter(preprocessing.interpolation)
     if preprocessing.crop_mode == "squash":
@@ -75,7 +75,7 @@ def crop_to_input(image: Image.Image, preprocessing: Preprocessing) -> Image.Ima
 
 
 def to_pixels(image: Image.Image) -> Tensor:
-    """Return an RGB image as uint8 (3, H, W)."""
+    """Return an image as uint8 (C, H, W)."""
     pixels: Tensor = F.pil_to_tensor(image)
     return pixels
 
@@ -86,7 +86,7 @@ def normalize(images: Tensor, *, mean: Sequence[float], std: Sequence[float]) ->
     Equals torchvision's ToTensor and Normalize bit for bit.
 
     Args:
-        images: uint8 (B, 3, H, W).
+        images: uint8 (B, C, H, W).
         mean: Per channel, for values in 0..1.
         std: Per channel, for values in 0..1.
     """

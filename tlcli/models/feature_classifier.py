@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from tlcli.backbones.stages import Stage
+from tlcli.data.preprocessing import RGB_CHANNELS
 from tlcli.models.features import FeatureExtractor
 from tlcli.models.head import HeadSpec, replace_heads
 from tlcli.models.knn_head import KnnHead
@@ -27,6 +28,7 @@ class FeatureClassifier(nn.Module):
         pool: See `FeatureExtractor`.
         spec: A linear or a k-NN head.
         num_classes: Outputs K; the head is blank, `head` is there to be filled or replaced.
+        in_channels: Of the images.
 
     Raises:
         ConfigError: See `FeatureExtractor`.
@@ -44,6 +46,7 @@ class FeatureClassifier(nn.Module):
         pool: str | None = None,
         spec: HeadSpec,
         num_classes: int,
+        in_channels: int = RGB_CHANNELS,
     ) -> None:
         super().__init__()
         replace_heads(network, head_names=head_names, num_classes=1, spec=HeadSpec())
@@ -54,12 +57,13 @@ class FeatureClassifier(nn.Module):
             input_size=input_size,
             layers=layers,
             pool=pool,
+            in_channels=in_channels,
         )
         width = self.extractor.feature_dim
         self.head = _blank_head(spec, width=width, num_classes=num_classes)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Return logits (B, K) of normalised pixels (B, 3, H, W)."""
+        """Return logits (B, K) of normalised pixels (B, `in_channels`, H, W)."""
         features = self.extractor(images)
         flat = [features[name].flatten(1) for name in self.extractor.names]
         logits: Tensor = self.head(torch.cat(flat, dim=1))

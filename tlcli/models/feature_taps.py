@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from tlcli.backbones.stages import Stage
+from tlcli.data.preprocessing import RGB_CHANNELS
 from tlcli.errors import ModelError
 from tlcli.models.pooling import AVG, CLS, Layout, layout_of, pooled_shape
 
@@ -73,7 +74,12 @@ class _Reading:
 
 
 def stage_taps(
-    network: nn.Module, stages: Sequence[Stage], *, input_size: tuple[int, int], pool: str
+    network: nn.Module,
+    stages: Sequence[Stage],
+    *,
+    input_size: tuple[int, int],
+    pool: str,
+    in_channels: int = RGB_CHANNELS,
 ) -> tuple[Tap, ...]:
     """Find the outputs of stages.
 
@@ -82,12 +88,14 @@ def stage_taps(
         stages: Those wanted.
         input_size: Height and width of the images in pixels.
         pool: See `pooling.pooled`.
+        in_channels: Of the images.
 
     Raises:
         ModelError: If a stage has no output that can be pooled so.
     """
     inside = [name for name, _ in network.named_modules() if any(s.owns(name) for s in stages)]
-    calls = _trace(network, inside, input_size=input_size, of_inputs=False)
+    images = _blank_images(network, input_size=input_size, in_channels=in_channels)
+    calls = _trace(network, inside, images=images, of_inputs=False)
     reading = _reading(network, input_size=input_size)
     return tuple(
         _stage_tap(stage, _outermost(network, stage, calls), reading=reading, pool=pool)
@@ -96,7 +104,11 @@ def stage_taps(
 
 
 def head_taps(
-    network: nn.Module, head_names: Sequence[str], *, input_size: tuple[int, int]
+    network: nn.Module,
+    head_names: Sequence[str],
+    *,
+    input_size: tuple[int, int],
+    in_channels: int = RGB_CHANNELS,
 ) -> tuple[Tap, ...]:
     """Find what the heads receive; arguments as in `stage_taps`.
 
@@ -105,7 +117,8 @@ def head_taps(
     Raises:
         ModelError: If a head is never called.
     """
-    calls = _trace(network, head_names, input_size=input_size, of_inputs=True)
+    images = _blank_images(network, input_size=input_size, in_channels=in_channels)
+    calls = _trace(network, head_names, images=images, of_inputs=True)
     last = {call.module: call for call in calls if call.shape}
     if missing := [name for name in head_names if name not in last]:
         raise ModelError(
@@ -161,10 +174,14 @@ def _head_tap(network: nn.Module, call: _Call) -> Tap:
     )
 
 
+def _blank_images(network: nn.Module, *, input_size: tuple[int, int], in_channels: int) -> Tensor:
+    return torch.zeros(_TRACED_IMAGES, in_channels, *input_size).to(next(network.parameters()))
+
+
 def _trace(
-    network: nn.Module, names: Iterable[str], *, input_size: tuple[int, int], of_inputs: bool
+    network: nn.Module, names: Iterable[str], *, images: Tensor, of_inputs: bool
 ) -> list[_Call]:
-    """Run blank images and return the calls of the named modules in the order they ended."""
+    """Run images and return the calls of the named modules in the order they ended."""
     calls: list[_Call] = []
     counts: dict[str, int] = {}
 
@@ -180,10 +197,9 @@ def _trace(
         )
         for name in names
     ]
-    first = next(network.parameters())
     try:
         with torch.no_grad():
-            network(torch.zeros(_TRACED_IMAGES, 3, *input_size).to(first))
+            network(images)
     finally:
         for handle in handles:
             handle.remove()

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from tlcli.backbones.stages import Stage
+from tlcli.data.preprocessing import RGB_CHANNELS
 from tlcli.models.feature_taps import Tap, head_taps, stage_taps
 from tlcli.models.pooling import AVG, check_pool
 from tlcli.models.unfreezing import match_stages
@@ -39,6 +40,7 @@ class FeatureExtractor(nn.Module):
         input_size: Height and width of the images in pixels; a pass of blank ones shows shapes.
         layers: Stage names, globs or `last:2`; none means the embedding.
         pool: How stage outputs become vectors, see `pooling.pooled`; None means `avg`.
+        in_channels: Of the images.
 
     Raises:
         ConfigError: If a layer matches no stage, or `pool` is unknown or given without layers.
@@ -54,6 +56,7 @@ class FeatureExtractor(nn.Module):
         input_size: tuple[int, int],
         layers: Sequence[str] = (),
         pool: str | None = None,
+        in_channels: int = RGB_CHANNELS,
     ) -> None:
         super().__init__()
         check_pool(pool, has_layers=bool(layers))
@@ -61,9 +64,15 @@ class FeatureExtractor(nn.Module):
         if layers:
             names = select_layers(layers, stages=[stage.name for stage in stages])
             chosen = [stage for stage in stages if stage.name in names]
-            taps = stage_taps(network, chosen, input_size=input_size, pool=pool or AVG)
+            taps = stage_taps(
+                network,
+                chosen,
+                input_size=input_size,
+                pool=pool or AVG,
+                in_channels=in_channels,
+            )
         else:
-            taps = head_taps(network, head_names, input_size=input_size)
+            taps = head_taps(network, head_names, input_size=input_size, in_channels=in_channels)
         self._pass = WatchedPass(network, taps)
 
     @property
@@ -91,7 +100,7 @@ class FeatureExtractor(nn.Module):
         """Return features by name, each (B, D), or maps (B, ...) with `pool="none"`.
 
         Args:
-            images: Normalised pixels (B, 3, H, W).
+            images: Normalised pixels (B, `in_channels`, H, W).
 
         Raises:
             ModelError: If a layer was not called as in the pass that `__init__` made.

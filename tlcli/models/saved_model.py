@@ -44,6 +44,8 @@ class ModelDescription:
     pool: str | None = None
     """How those became vectors."""
     classes: tuple[str, ...]
+    is_multi_label: bool = False
+    """Whether outputs are yes or no of each class, instead of one class of all."""
     class_titles: Mapping[str, str] = field(default_factory=dict)
     preprocessing: Preprocessing
     feature_dim: int
@@ -85,6 +87,7 @@ def build_network(description: ModelDescription) -> tuple[nn.Module, tuple[Stage
         tag=description.shape_tag,
         num_classes=None,
         input_size=description.input_size,
+        in_channels=description.preprocessing.channels,
     )
     heads = source.head_names(network)
     stages = find_stages(network, head_names=heads)
@@ -105,6 +108,7 @@ def build_network(description: ModelDescription) -> tuple[nn.Module, tuple[Stage
         pool=description.pool,
         spec=description.head,
         num_classes=len(description.classes),
+        in_channels=description.preprocessing.channels,
     )
     return classifier, stages
 
@@ -195,6 +199,8 @@ def linear_head_of(folder: Path) -> tuple[Tensor, Tensor]:
         ModelError: If the head is not linear or does not work on the embedding.
     """
     description = read_description(folder / "model.json")
+    if description.is_multi_label:
+        raise ModelError(f"{folder} has a head for any number of classes, not for one per image.")
     if description.layers or description.head.kind != "linear":
         on = f"outputs of {', '.join(description.layers)}" if description.layers else "embeddings"
         raise ModelError(

@@ -38,8 +38,8 @@ from tlcli.models.head import HeadSpec, replace_heads
 from tlcli.models.pooling import AVG
 from tlcli.models.saved_model import ModelDescription
 from tlcli.recipes.feature_places import default_features_path
-from tlcli.recipes.finetune_job import load_backbone
-from tlcli.recipes.image_data import RunImages
+from tlcli.recipes.finetune_job import FROZEN_INPUT, load_backbone
+from tlcli.recipes.image_data import RunImages, tell_of_channels
 from tlcli.recipes.talk import Talk
 
 _FORMAT = 1
@@ -128,11 +128,17 @@ def check_models(features: FeaturesConfig, models: Sequence[ModelConfig]) -> Non
                 weights=model.weights,
                 offline=model.offline,
                 input_size=model.input_size,
+                in_channels=model.in_channels,
             )
         elif features.layer is not None:
             name = parse_backbone_name(model.model)
             choice = choose_weights(name, model.weights)
-            backbone = build_untrained(name, weights=choice, input_size=model.input_size)
+            backbone = build_untrained(
+                name,
+                weights=choice,
+                input_size=model.input_size,
+                in_channels=model.in_channels,
+            )
         else:
             continue
         if features.layer is not None:
@@ -162,6 +168,11 @@ def prepare_extraction(
     runtime = runtime_of(replace(config.runtime, device=device), seed=config.seed)
     runtime.seed_step(0, 0)  # for random weights
     backbone = load_backbone(model, talk=talk)
+    channels = backbone.preprocessing.channels
+    if workers.is_first:
+        tell_of_channels(images.table, channels=channels, talk=talk)
+    if channels > 1 and backbone.weights.adapted_layers:
+        talk.warn(f"{backbone.stages[0].label} {FROZEN_INPUT} `tlcli finetune` can train it.")
     network = backbone.network.eval().requires_grad_(False)
     digests = _body_digests(network, head_names=backbone.head_names)
     classes = len(images.table.classes)
@@ -224,7 +235,7 @@ def _extractor(
     height, width = backbone.preprocessing.input_size
     network = backbone.network
     if _is_folded(features, runtime):
-        example = torch.zeros(1, len(backbone.preprocessing.mean), height, width)
+        example = torch.zeros(1, backbone.preprocessing.channels, height, width)
         folded = fold_batch_norms(network, example=example)
         network = folded.network
         if folded.folded:
@@ -243,6 +254,7 @@ def _features_of(
         input_size=backbone.preprocessing.input_size,
         layers=() if features.layer is None else tuple(features.layer.split(",")),
         pool=features.pool,
+        in_channels=backbone.preprocessing.channels,
     )
 
 
