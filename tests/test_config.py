@@ -16,6 +16,7 @@ from tlcli.config import (
     FeaturesConfig,
     FinetuneConfig,
     FreezingConfig,
+    LabelledDataConfig,
     ModelConfig,
     OutputConfig,
     ProbeConfig,
@@ -190,6 +191,32 @@ def test_mean_and_std__are_one_number_or_three(
     assert config(mean=text).stds is None
 
 
+@pytest.mark.parametrize(
+    ("channels", "text", "values"),
+    [
+        (1, "0.5", (0.5,)),
+        (4, "0.5", (0.5, 0.5, 0.5, 0.5)),
+        (4, "0.1,0.2,0.3,0.4", (0.1, 0.2, 0.3, 0.4)),
+    ],
+)
+def test_mean__has_as_many_numbers_as_the_pictures_channels(
+    channels: int, text: str, values: tuple[float, ...]
+) -> None:
+    assert ModelConfig(mean=text, in_channels=channels).means == values
+
+
+@pytest.mark.parametrize(
+    ("channels", "text", "wanted"),
+    [
+        (1, "0.1,0.2,0.3", r"write one number in 0\.\.1, such as 0\.485\.$"),
+        (4, "0.1,0.2,0.3", r"in 0\.\.1 or four with commas, such as 0\.5 or 0\.485,0\.456,0\.406,"),
+    ],
+)
+def test_mean__of_other_channels(channels: int, text: str, wanted: str) -> None:
+    with pytest.raises(ConfigError, match=wanted):
+        _ = ModelConfig(mean=text, in_channels=channels).means
+
+
 @pytest.mark.parametrize("text", ["", "0.5,0.5", "0.5,0.5,0.5,0.5", "123", "-0.1", "a", "nan"])
 @pytest.mark.parametrize("option", ["mean", "std"])
 def test_mean_and_std__that_are_not_understood(option: str, text: str) -> None:
@@ -333,7 +360,7 @@ def test_from_options__sorts_options_into_their_parts() -> None:
     )
 
     assert config == FinetuneConfig(
-        data=DataConfig(data="photos"),
+        data=LabelledDataConfig(data="photos"),
         freezing=FreezingConfig(unfreeze="layer4"),
         train=TrainConfig(epochs=3),
         runtime=RuntimeConfig(device="cpu"),
@@ -427,3 +454,29 @@ def test_strides__are_read(text: str | None, values: tuple[int, ...] | None) -> 
 def test_strides__that_make_no_pyramid(text: str) -> None:
     with pytest.raises(ConfigError, match=f"--strides '{text}' is not understood: write some of 2"):
         DetectorConfig(strides=text)
+
+
+@pytest.mark.parametrize(
+    ("options", "loss", "monitor"),
+    [
+        ({}, "cross-entropy", "top1"),
+        ({"loss": "focal", "monitor": "top5"}, "focal", "top5"),
+        ({"multi_label": True}, "bce", "map"),
+        ({"multi_label": True, "loss": "focal", "monitor": "micro_f1"}, "focal", "micro_f1"),
+        ({"multi_label": True, "loss": "bce", "monitor": "loss"}, "bce", "loss"),
+        ({"multi_label": True, "class_weights": "balanced"}, "bce", "map"),
+    ],
+)
+def test_finetune_config__loss_and_monitor_where_none_is_given(
+    options: dict[str, Any], loss: str, monitor: str
+) -> None:
+    config = FinetuneConfig.from_options(options)
+    assert (config.loss, config.monitor) == (loss, monitor)
+
+
+def test_data_config__separator_of_labels() -> None:
+    assert DataConfig().separator is None
+    assert LabelledDataConfig().separator is None
+    assert LabelledDataConfig(multi_label=True).separator == "|"
+    assert LabelledDataConfig(multi_label=True, label_separator=" ").separator == " "
+    assert "multi_label" not in options_of(ExtractConfig())

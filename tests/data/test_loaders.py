@@ -86,6 +86,18 @@ def test_image_batches__content_of_a_batch(paths: list[Path]) -> None:
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])
+def test_image_batches__rows_of_any_number_of_classes(paths: list[Path], num_workers: int) -> None:
+    labels = np.random.default_rng(0).random((11, 4)) < 0.5
+    dataset = ImageDataset(paths, labels, transform=eval_transform(P))
+    found = read(dataset, [[(4, 0), (1, 0)], [(10, 0)]], num_workers=num_workers)
+    assert found[0].targets.dtype == torch.bool
+    assert [batch.targets.tolist() for batch in found] == [
+        labels[[4, 1]].tolist(),
+        labels[[10]].tolist(),
+    ]
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
 def test_image_batches__bad_image_is_named_and_not_replaced(
     paths: list[Path], num_workers: int
 ) -> None:

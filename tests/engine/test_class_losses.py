@@ -7,7 +7,14 @@ from sklearn.utils.class_weight import compute_class_weight
 from torch.nn import functional as F
 from torchvision.ops import sigmoid_focal_loss
 
-from tlcli.engine.class_losses import balanced_weights, cross_entropy, focal_loss
+from tlcli.engine.class_losses import (
+    balanced_positive_weights,
+    balanced_weights,
+    binary_cross_entropy,
+    binary_focal_loss,
+    cross_entropy,
+    focal_loss,
+)
 
 LOGITS = 3 * torch.randn(7, 4, generator=torch.Generator().manual_seed(1))
 TARGETS = torch.tensor([0, 1, 1, 1, 2, 3, 1])
@@ -100,3 +107,77 @@ def test_focal_loss__slopes_are_finite_for_certain_answers(gamma: float, logit: 
     (slope,) = torch.autograd.grad(loss, logits)
     assert loss.isfinite()
     assert slope.isfinite().all()
+
+
+LABELS = torch.tensor([[1.0, 0, 1, 0], [0, 0, 0, 0], [1, 1, 1, 1]]).repeat(3, 1)[:7]
+
+
+def test_binary_cross_entropy__is_the_mean_over_images_and_classes() -> None:
+    found = binary_cross_entropy(LOGITS, SHARES, label_smoothing=0.0, positive_weights=None)
+
+    probs = LOGITS.double().sigmoid()
+    losses = -(SHARES * probs.log() + (1 - SHARES) * (1 - probs).log())
+    torch.testing.assert_close(found.double(), losses.mean())
+
+
+@pytest.mark.parametrize("weights", [None, WEIGHTS], ids=["plain", "weighted"])
+def test_binary_cross_entropy__smoothing_draws_towards_one_half(
+    weights: torch.Tensor | None,
+) -> None:
+    found = binary_cross_entropy(LOGITS, LABELS, label_smoothing=0.2, positive_weights=weights)
+
+    wanted = torch.where(LABELS == 1, 0.9, 0.1)
+    weighted = 1.0 if weights is None else weights
+    losses = -(weighted * wanted * F.logsigmoid(LOGITS) + (1 - wanted) * F.logsigmoid(-LOGITS))
+    torch.testing.assert_close(found, losses.mean())
+
+
+@pytest.mark.parametrize("gamma", [0.0, 0.5, 2.0, 5.0])
+def test_binary_focal_loss__is_torchvisions(gamma: float) -> None:
+    found = binary_focal_loss(LOGITS, LABELS, gamma=gamma, positive_weights=None)
+    expected = sigmoid_focal_loss(LOGITS, LABELS, alpha=-1, gamma=gamma, reduction="mean")
+    torch.testing.assert_close(found, expected)
+
+
+@pytest.mark.parametrize("weights", [None, WEIGHTS], ids=["plain", "weighted"])
+@pytest.mark.parametrize("targets", [LABELS, SHARES], ids=["certain", "mixed"])
+def test_binary_focal_loss__gamma_zero_is_binary_cross_entropy(
+    targets: torch.Tensor, weights: torch.Tensor | None
+) -> None:
+    torch.testing.assert_close(
+        binary_focal_loss(LOGITS, targets, gamma=0.0, positive_weights=weights),
+        binary_cross_entropy(LOGITS, targets, label_smoothing=0.0, positive_weights=weights),
+    )
+
+
+def test_binary_focal_loss__of_mixed_labels_is_the_mixture() -> None:
+    def of(targets: torch.Tensor) -> torch.Tensor:
+        return binary_focal_loss(LOGITS, targets, gamma=2.0, positive_weights=WEIGHTS)
+
+    mixed = of(0.3 * LABELS + 0.7 * LABELS.roll(1, 0))
+    torch.testing.assert_close(mixed, 0.3 * of(LABELS) + 0.7 * of(LABELS.roll(1, 0)))
+
+
+@pytest.mark.parametrize("gamma", [0.5, 1.0, 2.0])
+@pytest.mark.parametrize("value", [-200.0, 0.0, 200.0])
+def test_binary_focal_loss__has_a_finite_slope_everywhere(gamma: float, value: float) -> None:
+    logits = torch.full((1, 2), value, requires_grad=True)
+    targets = torch.tensor([[0.0, 1.0]])
+    loss = binary_focal_loss(logits, targets, gamma=gamma, positive_weights=None)
+    loss.backward()
+    assert loss.isfinite()
+    assert logits.grad is not None
+    assert logits.grad.isfinite().all()
+
+
+@given(rows=st.lists(st.lists(st.booleans(), min_size=3, max_size=3), min_size=1, max_size=30))
+def test_balanced_positive_weights__having_a_class_counts_as_much(rows: list[list[bool]]) -> None:
+    labels = np.array(rows)
+
+    weights = balanced_positive_weights(labels)
+
+    for column, weight in zip(labels.T, weights, strict=True):
+        if 0 < column.sum() < len(column):
+            assert weight * column.sum() == pytest.approx((~column).sum())
+        else:
+            assert weight == 1

@@ -7,6 +7,7 @@ import pytest
 import safetensors.torch
 import timm
 import torch
+from shapes import make_shape_table
 from toy import make_split_folders
 
 from recipes.feature_runs import MODELS, extract, make_noisy_folders, weight_file
@@ -28,6 +29,7 @@ def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
     """Leave out half of the time of a small run; `scheduled_run` has its pictures."""
     for function in (
         "tlcli.results.evaluation_files.draw_confusion_matrix",
+        "tlcli.results.multi_label_files.draw_precision_recall_curves",
         "tlcli.recipes.finetune.draw_training_curves",
         "tlcli.recipes.probing.draw_penalty_path",
         "tlcli.results.detection_files.draw_precision_recall",
@@ -42,6 +44,12 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """12 train, 9 val and 6 test images of three classes."""
     root = tmp_path_factory.mktemp("photos")
     return make_split_folders(root, counts={"train": 4, "val": 3, "test": 2})
+
+
+@pytest.fixture(scope="session")
+def shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A table of 24 pictures with any number of three shapes in each."""
+    return make_shape_table(tmp_path_factory.mktemp("shapes"), 24)
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""Options on images with one class each: folds, classes, columns of tables."""
+"""Options on labelled images: folds, classes, columns of tables."""
 
 from typing import Annotated
 
@@ -26,8 +26,27 @@ PathColumnOpt = Annotated[
 ]
 LabelColumnOpt = Annotated[
     str | None,
-    option("--label-column", panel=DATA, text="Column with the classes; else label."),
+    option(
+        "--label-column",
+        panel=DATA,
+        text="Column with the classes; else label. With --multi-label also columns of 0 and 1 that "
+        "are called like the classes, with commas.",
+    ),
 ]
+MultiLabelOpt = Annotated[
+    bool,
+    option(
+        "--multi-label",
+        panel=DATA,
+        text="Images of a table have any number of classes, none too: the label column holds them "
+        "as cat|dog, or is several columns of 0 and 1.",
+    ),
+]
+_label_separator = option(
+    "--label-separator", panel=DATA, text="What stands between the labels of --multi-label images."
+)
+LabelSeparatorOpt = Annotated[str, _label_separator]
+GivenLabelSeparatorOpt = Annotated[str | None, _label_separator]
 SplitColumnOpt = Annotated[
     str | None,
     option("--split-column", panel=DATA, text="Column with train, val, test; else split."),

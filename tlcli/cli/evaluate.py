@@ -17,6 +17,7 @@ from tlcli.results.records import EvalReport
 _WORST_SHOWN = 10
 _COLUMNS = {
     "classification": (("precision", "recall", "f1"), "images "),
+    "multi-label": (("precision", "recall", "f1", "ap"), "images "),
     "detection": (("ap50", "ar", "ap"), "boxes "),
 }
 """Metrics of each class, the one that they are sorted by last, and what `support` counts."""
@@ -37,6 +38,7 @@ def evaluate(
     classes: d.ClassesOpt = EvaluateConfig.classes,
     path_column: d.PathColumnOpt = EvaluateConfig.path_column,
     label_column: d.LabelColumnOpt = EvaluateConfig.label_column,
+    label_separator: d.GivenLabelSeparatorOpt = EvaluateConfig.label_separator,
     split_column: d.SplitColumnOpt = EvaluateConfig.split_column,
     model: o.PretrainedModelOpt = EvaluateConfig.model,
     weights: o.GivenWeightsOpt = EvaluateConfig.weights,
@@ -44,6 +46,7 @@ def evaluate(
     mean: o.MeanOpt = EvaluateConfig.mean,
     std: o.StdOpt = EvaluateConfig.std,
     input_size: o.InputSizeOpt = EvaluateConfig.input_size,
+    in_channels: o.GivenInChannelsOpt = EvaluateConfig.in_channels,
     batch_size: o.EvaluationBatchOpt = EvaluateConfig.batch_size,
     seed: o.EvaluationSeedOpt = EvaluateConfig.seed,
     device: o.DeviceOpt = RuntimeConfig.device,

@@ -106,14 +106,22 @@ MeanOpt = Annotated[
     option(
         "--mean",
         panel=MODEL,
-        text="Mean of the pixels (0..1) that the weights want: one number, or three with commas. "
-        "Without it what is known of them.",
+        text="Mean of the pixels (0..1) that the weights want: one number, or one for each channel "
+        "with commas. Without it what is known of them.",
     ),
 ]
 StdOpt = Annotated[
     str | None,
     option("--std", panel=MODEL, text="The same for their standard deviation."),
 ]
+_in_channels = option(
+    "--in-channels",
+    panel=MODEL,
+    text="Channels that pictures are read with: 1 (gray), 3 (RGB) or 4 (RGB and transparency); "
+    "the weights of the first layer are adapted as timm does.",
+)
+InChannelsOpt = Annotated[int, _in_channels]
+GivenInChannelsOpt = Annotated[int | None, _in_channels]
 InputSizeOpt = Annotated[
     int | None,
     option(
@@ -243,14 +251,6 @@ PatienceOpt = Annotated[
         "--patience",
         panel=OPTIM,
         text="Epochs of the last phase without improvement before stopping; 0 never stops.",
-    ),
-]
-MonitorOpt = Annotated[
-    config.Monitor,
-    option(
-        "--monitor",
-        panel=OPTIM,
-        text="Validation metric that picks the best epoch; ties go to the lower loss.",
     ),
 ]
 EvaluationSeedOpt = Annotated[

@@ -3,6 +3,7 @@
 import csv
 import json
 import logging
+import math
 import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
@@ -108,7 +109,7 @@ def percent(value: float) -> str:
 
 def metric(name: str, value: float | None) -> str:
     """Write a metric for people; losses and calibration errors are no percentages."""
-    if value is None:
+    if value is None or math.isnan(value):
         return "-"
     return f"{value:.3f}" if name in ("loss", "ece") else percent(value)
 

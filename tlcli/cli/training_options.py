@@ -100,7 +100,8 @@ ClassWeightsOpt = Annotated[
     option(
         "--class-weights",
         panel=OPTIM,
-        text="balanced lets every class count the same in the train loss, however rare.",
+        text="balanced lets every class count the same in the train loss, however rare; with "
+        "--multi-label, having a class as much as not having it.",
     ),
 ]
 SamplerOpt = Annotated[
@@ -112,11 +113,21 @@ SamplerOpt = Annotated[
     ),
 ]
 LossOpt = Annotated[
-    config.Loss,
+    config.Loss | None,
     option(
         "--loss",
         panel=OPTIM,
-        text="Of training; focal looks away from easy images. val loss is cross-entropy always.",
+        text="Of training; without it cross-entropy, or bce (a yes or no per class) with "
+        "--multi-label. focal looks away from easy images. val loss is never focal.",
+    ),
+]
+TrainMonitorOpt = Annotated[
+    config.TrainMonitor | None,
+    option(
+        "--monitor",
+        panel=OPTIM,
+        text="Validation metric that picks the best epoch; without it top1, or map with "
+        "--multi-label. Ties go to the lower loss.",
     ),
 ]
 FocalGammaOpt = Annotated[

@@ -21,6 +21,7 @@ from tlcli.config.flat import options_of as options_of
 from tlcli.config.parts import MAX_SPLIT as MAX_SPLIT
 from tlcli.config.parts import AmpDtype as AmpDtype
 from tlcli.config.parts import DataConfig as DataConfig
+from tlcli.config.parts import LabelledDataConfig as LabelledDataConfig
 from tlcli.config.parts import ModelConfig as ModelConfig
 from tlcli.config.parts import OnBadBox as OnBadBox
 from tlcli.config.parts import OnBadImage as OnBadImage
@@ -39,3 +40,4 @@ from tlcli.config.training import OptimConfig as OptimConfig
 from tlcli.config.training import Optimizer as Optimizer
 from tlcli.config.training import Sampler as Sampler
 from tlcli.config.training import TrainConfig as TrainConfig
+from tlcli.config.training import TrainMonitor as TrainMonitor

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from tlcli.config.checks import require
 from tlcli.config.flat import from_options
-from tlcli.config.parts import ModelConfig, OnBadBox, OnBadImage, RuntimeConfig
+from tlcli.config.parts import ModelConfig, OnBadBox, OnBadImage, RuntimeConfig, require_channels
 from tlcli.errors import ConfigError
 
 Split = Literal["train", "val", "test", "all"]
@@ -23,6 +23,7 @@ class EvaluateConfig:
     mean: str | None = None
     std: str | None = None
     input_size: int | None = None
+    in_channels: int | None = None
     data: str | None = None
     split: Split | None = None
     limit: int | None = None
@@ -31,6 +32,7 @@ class EvaluateConfig:
     classes: str | None = None
     path_column: str | None = None
     label_column: str | None = None
+    label_separator: str | None = None
     split_column: str | None = None
     batch_size: int | None = None
     seed: int | None = None
@@ -44,9 +46,16 @@ class EvaluateConfig:
         limit = self.limit
         require(limit is None or limit >= 0, "--limit", limit, "0 (all images) or more")
         require(self.seed is None or self.seed >= 0, "--seed", self.seed, "0 or more")
+        if self.in_channels is not None:
+            require_channels(self.in_channels)
         if (self.run is None) == (self.model is None):
             raise ConfigError(
                 "evaluate needs either a run folder or --model NAME (a pretrained model as it is)."
+            )
+        if self.run is None and self.label_separator is not None:
+            raise ConfigError(
+                f"--label-separator '{self.label_separator}' has no effect on --model: published "
+                "classifiers give every image one class."
             )
         if self.run is not None:
             self._refuse_what_a_run_ignores()
@@ -62,6 +71,7 @@ class EvaluateConfig:
             mean=self.mean,
             std=self.std,
             input_size=self.input_size,
+            in_channels=ModelConfig.in_channels if self.in_channels is None else self.in_channels,
         )
 
     @property
@@ -71,6 +81,7 @@ class EvaluateConfig:
             "--classes": self.classes,
             "--path-column": self.path_column,
             "--label-column": self.label_column,
+            "--label-separator": self.label_separator,
             "--split-column": self.split_column,
         }
 
@@ -87,6 +98,7 @@ class EvaluateConfig:
             "--mean": self.mean,
             "--std": self.std,
             "--input-size": self.input_size,
+            "--in-channels": self.in_channels,
             "--overwrite": self.overwrite or None,
         }
         if self.data is None:

@@ -12,6 +12,12 @@ AmpDtype = Literal["auto", "bfloat16", "float16"]
 
 MAX_SPLIT = 0.9
 """Largest part of the images that may be held out."""
+RGB_CHANNELS = 3
+IN_CHANNELS = (1, RGB_CHANNELS, 4)
+"""What pictures can be read with: gray, RGB, RGB and transparency."""
+
+_IN_WORDS = {3: "three", 4: "four"}
+_EXAMPLES = ("0.485", "0.456", "0.406", "0.449")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,6 +74,32 @@ class DataConfig(ImagesConfig):
                 "decides how many images are held out."
             )
 
+    @property
+    def separator(self) -> str | None:
+        """What stands between the labels of an image; None where every image has one class."""
+        return None
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelledDataConfig(DataConfig):
+    """Which images, each of one class or of any number of classes."""
+
+    multi_label: bool = False
+    label_separator: str = "|"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        mark = self.label_separator
+        if not mark:
+            raise ConfigError("--label-separator is empty: write a mark such as '|'.")
+        if not self.multi_label and mark != LabelledDataConfig.label_separator:
+            raise ConfigError(f"--label-separator '{mark}' has no effect without --multi-label.")
+
+    @property
+    def separator(self) -> str | None:
+        """What stands between the labels of an image; None where every image has one class."""
+        return self.label_separator if self.multi_label else None
+
 
 @dataclass(frozen=True, kw_only=True)
 class WeightsConfig:
@@ -83,14 +115,19 @@ class WeightsConfig:
             raise ConfigError(f"--std {self.std} would divide by 0.")
 
     @property
+    def channels(self) -> int:
+        """Of the images."""
+        return RGB_CHANNELS
+
+    @property
     def means(self) -> tuple[float, ...] | None:
         """Mean of each channel for values in 0..1; None is that of the weights."""
-        return channel_values(self.mean, option="--mean")
+        return channel_values(self.mean, option="--mean", channels=self.channels)
 
     @property
     def stds(self) -> tuple[float, ...] | None:
         """Standard deviation of each channel for values in 0..1; None is that of the weights."""
-        return channel_values(self.std, option="--std")
+        return channel_values(self.std, option="--std", channels=self.channels)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,15 +136,37 @@ class ModelConfig(WeightsConfig):
 
     model: str = "resnet50"
     input_size: int | None = None
+    in_channels: int = RGB_CHANNELS
 
     def __post_init__(self) -> None:
+        require_channels(self.in_channels)
         super().__post_init__()
         size = self.input_size
         require(size is None or size >= 16, "--input-size", size, "16 pixels or more")
 
+    @property
+    def channels(self) -> int:
+        """Of the images."""
+        return self.in_channels
 
-def channel_values(text: str | None, *, option: str) -> tuple[float, ...] | None:
-    """Read one number for all three channels, or three with commas.
+
+def require_channels(channels: int) -> None:
+    """Refuse a number of channels that pictures cannot be read with.
+
+    Raises:
+        ConfigError: If it is none of `IN_CHANNELS`.
+    """
+    if channels not in IN_CHANNELS:
+        raise ConfigError(
+            f"--in-channels {channels}: pictures are read with 1 channel (gray), 3 (RGB) or 4 "
+            "(RGB and transparency); common image files hold no others."
+        )
+
+
+def channel_values(
+    text: str | None, *, option: str, channels: int = RGB_CHANNELS
+) -> tuple[float, ...] | None:
+    """Read one number for all channels, or one for each with commas.
 
     Raises:
         ConfigError: If it is something else.
@@ -118,12 +177,14 @@ def channel_values(text: str | None, *, option: str) -> tuple[float, ...] | None
         values = tuple(float(part) for part in text.split(","))
     except ValueError:
         values = ()
-    if len(values) not in (1, 3) or not all(0 <= value <= 1 for value in values):
+    if len(values) not in (1, channels) or not all(0 <= value <= 1 for value in values):
+        example = ",".join(_EXAMPLES[:channels])
+        several = f" or {_IN_WORDS[channels]} with commas" if channels > 1 else ""
+        such_as = f"such as 0.5 or {example}" if channels > 1 else f"such as {example}"
         raise ConfigError(
-            f"{option} '{text}' is not understood: write one number in 0..1 or three with commas, "
-            "such as 0.5 or 0.485,0.456,0.406."
+            f"{option} '{text}' is not understood: write one number in 0..1{several}, {such_as}."
         )
-    return values * 3 if len(values) == 1 else values
+    return values * channels if len(values) == 1 else values
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,9 +11,10 @@ from tlcli.errors import ConfigError
 Augment = Literal["none", "flip", "light", "medium", "strong", "randaugment", "trivialaugment"]
 BoxAugment = Literal["none", "flip", "light", "medium"]
 ClassWeights = Literal["none", "balanced"]
-Loss = Literal["cross-entropy", "focal"]
+Loss = Literal["cross-entropy", "focal", "bce"]
 Sampler = Literal["shuffle", "balanced"]
 Monitor = Literal["top1", "top5", "macro_f1", "loss"]
+TrainMonitor = Literal["top1", "top5", "map", "micro_f1", "macro_f1", "loss"]
 BoxMonitor = Literal["map", "map50", "map75", "mar_100"]
 Optimizer = Literal["adamw", "sgd"]
 LrSchedule = Literal["cosine", "linear", "step", "constant"]
@@ -105,10 +106,10 @@ class TrainConfig(OptimConfig):
     head_dropout: float | None = None
     class_weights: ClassWeights = "none"
     sampler: Sampler = "shuffle"
-    loss: Loss = "cross-entropy"
+    loss: Loss | None = None
     focal_gamma: float = 2.0
     label_smoothing: float = 0.0
-    monitor: Monitor = "top1"
+    monitor: TrainMonitor | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -35,22 +35,36 @@ UNDERSTOOD = (
 _BOXES = "{} looks like {}; `tlcli detect-finetune` takes those."
 
 
-def load_table(spec: str, *, columns: TableColumns = USUAL, offline: bool = False) -> ImageTable:
+def load_table(
+    spec: str,
+    *,
+    columns: TableColumns = USUAL,
+    label_separator: str | None = None,
+    offline: bool = False,
+) -> ImageTable:
     """Read the data set that `spec` names.
 
     Args:
         spec: A folder, a table file, or `sample:`, `torchvision:` or `hf:` and a name.
         columns: What the columns of a table are called.
+        label_separator: What stands between the labels of an image that has any number of
+            classes, which only tables can say; None: every image has one class.
         offline: Download nothing.
 
     Raises:
-        ConfigError: columns are named of data that is no table.
+        ConfigError: columns are named, or images are to have any number of classes, of data that
+            is no table.
         DataError: nothing is there, or it is laid out in no way understood here.
     """
+    path = Path(spec).expanduser()
+    is_named = spec.startswith((SAMPLE, TORCHVISION, HUB))
+    if label_separator is not None and (is_named or path.is_dir()):
+        raise ConfigError(
+            f"{spec} gives every image one class. Images with several classes or none"
+            " (--multi-label) need a .csv, .tsv or .parquet table."
+        )
     if spec.startswith(HUB):
         return load_hub_set(spec, columns=columns, offline=offline)
-    is_named = spec.startswith((SAMPLE, TORCHVISION))
-    path = Path(spec).expanduser()
     if not is_named and not path.exists():
         raise DataError(f"There is no data at '{spec}'. {UNDERSTOOD}")
     is_file = not is_named and not path.is_dir()
@@ -63,7 +77,9 @@ def load_table(spec: str, *, columns: TableColumns = USUAL, offline: bool = Fals
         return load_torchvision_set(spec, offline=offline)
     if spec.startswith(SAMPLE):
         return replace(_load_sample(spec), spec=spec)
-    table = _load_file(path, columns=columns) if is_file else _load_folder(path)
+    if not is_file:
+        return replace(_load_folder(path), spec=spec)
+    table = _load_file(path, columns=columns, label_separator=label_separator)
     return replace(table, spec=spec)
 
 
@@ -76,9 +92,9 @@ def _load_sample(spec: str) -> ImageTable:
     raise DataError(f"No sample data called '{spec}'.{hint} There is {', '.join(SAMPLES)}.")
 
 
-def _load_file(path: Path, *, columns: TableColumns) -> ImageTable:
+def _load_file(path: Path, *, columns: TableColumns, label_separator: str | None) -> ImageTable:
     if path.suffix.lower() in TABLE_SUFFIXES:
-        return read_csv_table(path, columns=columns)
+        return read_csv_table(path, columns=columns, label_separator=label_separator)
     if boxes := box_layout(path):
         raise DataError(_BOXES.format(path, boxes))
     raise DataError(f"{path} is a file of no kind understood here. {UNDERSTOOD}")

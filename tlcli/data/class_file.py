@@ -2,10 +2,11 @@
 
 import csv
 import difflib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from tlcli.data.label_sets import join_labels, split_labels
 from tlcli.data.table import ImageTable, make_table, some_names
 from tlcli.errors import DataError
 from tlcli.results.counted import counted
@@ -56,14 +57,19 @@ def _lines(path: Path) -> list[tuple[int, list[str]]]:
 def choose_classes(table: ImageTable, chosen: Sequence[ClassName]) -> ImageTable:
     """Keep the images of the chosen classes under their new names, in the order of the choice.
 
+    Where images have any number of classes, all images stay, with those of their classes that are
+    chosen.
+
     Raises:
-        DataError: a class is not in the data, or only one is left.
+        DataError: a class is not in the data, or only one is left of those that exclude each other.
     """
     known = set(table.classes)
     unknown = [name.old for name in chosen if name.old not in known]
     if unknown:
         raise DataError(_unknown(unknown, known=table.classes, spec=table.spec))
     new_names = {name.old: name.new for name in chosen}
+    if table.is_multi_label:
+        return _choose_labels(table, new_names)
     is_kept = table.items["label"].isin(list(new_names))
     kept = table.items[is_kept]
     titles = table.class_titles
@@ -74,6 +80,27 @@ def choose_classes(table: ImageTable, chosen: Sequence[ClassName]) -> ImageTable
         classes=list(dict.fromkeys(name.new for name in chosen)),
         class_titles={old: titles[old] for old, new in chosen if old == new and old in titles},
         notes=[*table.notes, *_left_out(table, set(new_names), num_images=int((~is_kept).sum()))],
+    )
+
+
+def _choose_labels(table: ImageTable, new_names: Mapping[str, str]) -> ImageTable:
+    """Keep all images with the chosen ones of their classes, under their new names."""
+    classes = list(dict.fromkeys(new_names.values()))
+    before = [split_labels(text) for text in table.items["label"]]
+    sets = [[new_names[name] for name in names if name in new_names] for names in before]
+    others = [name for name in table.classes if name not in new_names]
+    bare = sum(not now for now, names in zip(sets, before, strict=True) if names)
+    note = (
+        f"--classes leaves out {counted(len(others), 'class', 'classes')}: {some_names(others)};"
+        f" {counted(bare, 'image has', 'images have')} none of the classes then."
+    )
+    return make_table(
+        table.items.assign(label=join_labels(sets, classes=classes)),
+        spec=table.spec,
+        root=table.root,
+        classes=classes,
+        is_multi_label=True,
+        notes=[*table.notes, note] if others else table.notes,
     )
 
 

@@ -2,14 +2,17 @@
 
 import csv
 import difflib
+import io
 import os
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+import shlex
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import pandas as pd
 
 from tlcli.data.folders import SPLIT_WORDS
+from tlcli.data.label_cells import is_yes_or_no, read_label_cells
 from tlcli.data.table import COLUMNS, ImageTable, make_table, some_names
 from tlcli.errors import DataError
 
@@ -22,6 +25,7 @@ class TableColumns:
 
     path: str | None = None
     label: str | None = None
+    """Several with commas where images have any number of classes."""
     split: str | None = None
     group: str | None = None
 
@@ -36,9 +40,13 @@ class TableColumns:
 
 
 USUAL = TableColumns()
+_JOINED = "\0labels"
+"""Column that label columns are joined in; no file can have one of that name."""
 
 
-def read_csv_table(path: Path, *, columns: TableColumns = USUAL) -> ImageTable:
+def read_csv_table(
+    path: Path, *, columns: TableColumns = USUAL, label_separator: str | None = None
+) -> ImageTable:
     """Read a .csv, .tsv or .parquet file of `path,label[,split][,group]`.
 
     Paths are relative to the folder of the file, or absolute. Everything is text: the labels
@@ -49,22 +57,39 @@ def read_csv_table(path: Path, *, columns: TableColumns = USUAL) -> ImageTable:
     Args:
         path: The file.
         columns: What its columns are called.
+        label_separator: What stands between the labels of a cell: images have any number of
+            classes, as `read_label_cells` reads them. None: every image has one class.
 
     Raises:
+        ConfigError: a separator was chosen where the labels are columns of 0 and 1.
         DataError: the file cannot be read, a column or an image is missing, a label is empty, a
             split is unknown, or two rows of one image disagree.
     """
     path = Path(os.path.abspath(path))  # noqa: PTH100  (Path.absolute keeps "..")
-    raw = _read(path)
-    used = _used_columns(raw, columns, path=path)
+    raw, labels = _read(path), None
+    label_names: list[str] = []
+    if label_separator is not None:
+        label_names = _label_columns(raw, columns, path=path)
+        labels = read_label_cells(raw[label_names], separator=label_separator, name=path.name)
+        raw = raw.assign(**{_JOINED: labels.texts})
+        columns = replace(columns, label=_JOINED)
+    used = _used_columns(raw, columns, labels=label_names, path=path)
     items = pd.DataFrame({role: _texts(raw, column=used.get(role), role=role) for role in COLUMNS})
     items["split"] = _split_words(items["split"], path=path)
-    _check_filled(items, used=used, path=path)
+    _check_filled(items, used=used, roles=("path",) if labels else ("path", "label"), path=path)
     items["path"] = _table_paths(items["path"], path=path)
     unique = items.drop_duplicates()
-    _check_agreement(unique, path=path)
-    notes = _notes(raw, used=used, num_copies=len(items) - len(unique), path=path)
-    return make_table(unique, spec=str(path), root=path.parent, notes=notes)
+    _check_agreement(unique, is_multi_label=labels is not None, path=path)
+    known = {*used.values(), *label_names}
+    notes = _notes(raw, known=known, num_copies=len(items) - len(unique), path=path)
+    return make_table(
+        unique,
+        spec=str(path),
+        root=path.parent,
+        classes=labels and labels.classes,
+        is_multi_label=labels is not None,
+        notes=[*notes, *(labels.notes if labels else ())],
+    )
 
 
 def _read(path: Path) -> pd.DataFrame:
@@ -91,14 +116,61 @@ def _separator(path: Path) -> str:
     return others[0] if others else ","
 
 
-def _used_columns(raw: pd.DataFrame, columns: TableColumns, *, path: Path) -> Mapping[str, str]:
+def _label_columns(raw: pd.DataFrame, columns: TableColumns, *, path: Path) -> list[str]:
+    """Return the columns with the labels of images that have any number of them.
+
+    Raises:
+        DataError: one is missing or named twice.
+    """
+    name, found = columns.of("label"), list(raw.columns)
+    parts = [name] if name in found else [part.strip() for part in _comma_separated(name)]
+    for part in parts:
+        if part not in found:
+            words = _missing_label(part, raw=raw, is_given=columns.label is not None, path=path)
+            raise DataError(words)
+        if parts.count(part) > 1:
+            raise DataError(f"--label-column names the column '{part}' of {path} twice.")
+    return parts
+
+
+def _missing_label(name: str, *, raw: pd.DataFrame, is_given: bool, path: Path) -> str:
+    flags = _flag_columns(raw)
+    if is_given or not flags:
+        return _missing_column("label", name, found=list(raw.columns), raw=raw, path=path)
+    return (
+        f"{path} has no column 'label', but {len(flags)} columns of 0 and 1. If those are the"
+        f" classes, add --label-column {shlex.quote(_with_commas(flags))}."
+    )
+
+
+def _comma_separated(text: str) -> list[str]:
+    """Read names with commas between them; one that has a comma itself is in double quotes."""
+    return next(csv.reader([text], skipinitialspace=True), [text])
+
+
+def _with_commas(names: Sequence[str]) -> str:
+    """Write what `_comma_separated` reads."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="").writerow(names)
+    return text.getvalue()
+
+
+def _used_columns(
+    raw: pd.DataFrame, columns: TableColumns, *, labels: Sequence[str], path: Path
+) -> Mapping[str, str]:
     """Return the name of each column that is used, by what it is of.
+
+    Args:
+        raw: The table.
+        columns: What was asked for.
+        labels: Columns that were joined to the label column.
+        path: Of the table.
 
     Raises:
         DataError: a column is missing, or one is to be two things.
     """
     found = list(raw.columns)
-    free = set(found) - set(columns.given.values())
+    free = set(found) - set(columns.given.values()) - set(labels)
     used = {
         role: columns.of(role)
         for role in COLUMNS
@@ -109,6 +181,7 @@ def _used_columns(raw: pd.DataFrame, columns: TableColumns, *, path: Path) -> Ma
             raise DataError(_missing_column(role, name, found=found, raw=raw, path=path))
     for role, name in used.items():
         others = [other for other in used if other != role and used[other] == name]
+        others += ["label"] if name in labels else []
         if others and role in columns.given:
             raise DataError(
                 f"--{role}-column '{name}' is the {others[0]} of {path} too; a column is one thing."
@@ -121,17 +194,19 @@ def _missing_column(
 ) -> str:
     """Return what to tell of a column that is not there."""
     seen = f"it has {some_names(found, most=8)}"
+    several = " With --multi-label they are a class each." if role == "label" else ""
     parts = [part.strip() for part in name.split(",")]
     if len(parts) > 1 and set(parts) <= set(found):
         return (
             f"--{role}-column names {len(parts)} columns of {path}, {some_names(parts, most=8)};"
-            f" one is needed: every image has one {role}."
+            f" one is needed: every image has one {role}.{several}"
         )
     if name == role and role == "label" and (flags := _flag_columns(raw)):
         return (
             f"{path} has no column 'label', but {len(flags)} columns of 0 and 1:"
-            f" {some_names(flags, most=8)}. If those are classes, write the name of each image's"
-            " one class into a column 'label', or name such a column with --label-column."
+            f" {some_names(flags, most=8)}. If those are classes of which an image may have"
+            " several, `finetune --multi-label --label-column a,b,c` takes them; if it has one,"
+            " write its name into a column 'label', or name such a column with --label-column."
         )
     if name == role:
         return (
@@ -145,11 +220,7 @@ def _missing_column(
 
 def _flag_columns(raw: pd.DataFrame) -> list[str]:
     """Return the columns with nothing but 0 and 1 if there are two or more, as of a multi-hot."""
-    flags = [
-        name
-        for name in raw.columns
-        if len(raw) and set(raw[name].astype(str)) <= {"0", "1", "0.0", "1.0", "False", "True"}
-    ]
+    flags = [str(name) for name in raw.columns if is_yes_or_no(raw[name])]
     return flags if len(flags) > 1 else []
 
 
@@ -174,8 +245,10 @@ def _split_words(words: "pd.Series[str]", *, path: Path) -> "pd.Series[str]":
     return known
 
 
-def _check_filled(items: pd.DataFrame, *, used: Mapping[str, str], path: Path) -> None:
-    for role in ("path", "label"):
+def _check_filled(
+    items: pd.DataFrame, *, used: Mapping[str, str], roles: Sequence[str], path: Path
+) -> None:
+    for role in roles:
         empty = items.index[items[role] == ""]
         if len(empty):
             raise DataError(
@@ -199,18 +272,20 @@ def _table_paths(names: "pd.Series[str]", *, path: Path) -> list[str]:
     ]
 
 
-def _check_agreement(unique: pd.DataFrame, *, path: Path) -> None:
+def _check_agreement(unique: pd.DataFrame, *, is_multi_label: bool, path: Path) -> None:
     for column in ("label", "split", "group"):
         values = unique.groupby("path")[column].nunique()
         torn = [str(name) for name in values.index[values > 1]]
         if torn:
+            is_spread = is_multi_label and column == "label"
+            then = " Write all classes of an image into one row." if is_spread else ""
             raise DataError(
-                f"{path} gives {len(torn)} images more than one {column}: {some_names(torn)}."
+                f"{path} gives {len(torn)} images more than one {column}: {some_names(torn)}.{then}"
             )
 
 
-def _notes(raw: pd.DataFrame, *, used: Mapping[str, str], num_copies: int, path: Path) -> list[str]:
-    unused = [name for name in raw.columns if name not in used.values()]
+def _notes(raw: pd.DataFrame, *, known: Collection[str], num_copies: int, path: Path) -> list[str]:
+    unused = [name for name in raw.columns if name not in known]
     notes = [f"{path.name}: the columns {some_names(unused)} are not used."] if unused else []
     if num_copies:
         notes.append(f"{path.name}: {num_copies} rows repeat another row and count once.")

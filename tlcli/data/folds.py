@@ -1,6 +1,7 @@
 """k-fold cross-validation: which images are val in the i-th of k runs."""
 
 import warnings
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -8,12 +9,11 @@ import pandas as pd
 from sklearn.model_selection import StratifiedGroupKFold
 
 from tlcli.data.splits import grouped_rows, label_positions, seeded_generator, split_table
+from tlcli.data.stratified_parts import KEPT, stratified_folds, units_of
 from tlcli.data.table import ImageTable, some_names
 from tlcli.errors import ConfigError, DataError
 from tlcli.results.counted import counted
 
-_KEPT = -1
-"""The fold of images that are never val."""
 _TRIALS = 20
 
 
@@ -51,12 +51,18 @@ def fold_table(
     if "train" not in table.splits:
         raise ConfigError(f"{table.spec} has no train part for --fold to take images from.")
     rows = table.part("train")
-    numbers = fold_numbers(rows, folds=folds, seed=seed)
+    if table.is_multi_label:
+        labels = table.label_matrix("train")
+        numbers = _deal_labels(rows, labels=labels, folds=folds, seed=seed)
+        notes = _label_notes(table.classes, labels, numbers)
+    else:
+        numbers = fold_numbers(rows, folds=folds, seed=seed)
+        notes = _notes(rows["label"], numbers)
     parts = np.where(numbers == fold - 1, "val", "train")
     others = table.items[table.items["split"] != "train"]
     return table.with_items(
         pd.concat([others, rows.assign(split=parts)], ignore_index=True),
-        notes=_notes(rows["label"], numbers),
+        notes=notes,
     )
 
 
@@ -74,7 +80,7 @@ def fold_numbers(rows: pd.DataFrame, *, folds: int, seed: int) -> npt.NDArray[np
 
 def _deal_images(rows: pd.DataFrame, *, folds: int, seed: int) -> npt.NDArray[np.int64]:
     """Deal each class in random order, going on where the class before it stopped."""
-    numbers = np.full(len(rows), _KEPT, dtype=np.int64)
+    numbers = np.full(len(rows), KEPT, dtype=np.int64)
     dealt = 0
     for label, positions in label_positions(rows):
         if len(positions) > 1:
@@ -102,7 +108,7 @@ def _deal_groups(rows: pd.DataFrame, *, folds: int, seed: int) -> npt.NDArray[np
         )
     generator = seeded_generator("fold groups", label="", seed=seed)
     for _ in range(_TRIALS):
-        numbers = np.full(len(rows), _KEPT, dtype=np.int64)
+        numbers = np.full(len(rows), KEPT, dtype=np.int64)
         splitter = StratifiedGroupKFold(
             folds, shuffle=True, random_state=int(generator.integers(2**32))
         )
@@ -119,6 +125,44 @@ def _deal_groups(rows: pd.DataFrame, *, folds: int, seed: int) -> npt.NDArray[np
     )
 
 
+def _deal_labels(
+    rows: pd.DataFrame, *, labels: npt.NDArray[np.bool_], folds: int, seed: int
+) -> npt.NDArray[np.int64]:
+    """Deal images of any number of classes, or groups of them, with every class in its share.
+
+    Raises:
+        ConfigError: there are fewer images or groups than folds.
+        DataError: one of the folds is empty.
+    """
+    is_grouped = bool((rows["group"] != "").any())
+    units = units_of(labels, groups=grouped_rows(rows) if is_grouped else None)
+    generator = seeded_generator("fold labels", label="", seed=seed)
+    numbers = stratified_folds(units, folds=folds, generator=generator)
+    what, num_dealt = "groups" if is_grouped else "images", int((numbers != KEPT).sum())
+    if num_dealt < folds:
+        raise ConfigError(
+            f"--fold: {folds} folds need {folds} {what} beside those that hold all there is of a"
+            f" class; there are {num_dealt}."
+        )
+    if len(set(numbers[numbers != KEPT])) < folds:
+        raise DataError(f"--fold: there are too few {what} for {folds} folds; use fewer.")
+    return numbers[units.of_row]
+
+
+def _label_notes(
+    classes: Sequence[str], labels: npt.NDArray[np.bool_], numbers: npt.NDArray[np.int64]
+) -> list[str]:
+    """Tell of images that stay in train, and of the classes that they alone have."""
+    is_kept = numbers == KEPT
+    if not is_kept.any():
+        return []
+    alone = labels.any(axis=0) & ~labels[~is_kept].any(axis=0)
+    names = [name for name, is_alone in zip(classes, alone, strict=True) if is_alone]
+    why = f": all there is of {some_names(names)}." if names else ", for their classes' sake."
+    images = counted(int(is_kept.sum()), "image stays", "images stay")
+    return [f"{images} in train in every fold{why}"]
+
+
 def _only_groups(labels: npt.NDArray[np.object_], groups: npt.NDArray[np.object_]) -> list[str]:
     """Return the groups that hold all images of a class."""
     members = pd.DataFrame({"label": labels, "group": groups}).groupby("label")["group"].agg(set)
@@ -129,15 +173,15 @@ def _train_is_whole(
     labels: npt.NDArray[np.object_], numbers: npt.NDArray[np.int64], *, folds: int
 ) -> bool:
     """Say whether no fold is empty and each leaves train images of every class."""
-    if len(set(numbers[numbers != _KEPT])) < folds:
+    if len(set(numbers[numbers != KEPT])) < folds:
         return False
     spread = pd.DataFrame({"label": labels, "fold": numbers}).groupby("label")["fold"].nunique()
-    kept = set(labels[numbers == _KEPT])
+    kept = set(labels[numbers == KEPT])
     return all(count > 1 or label in kept for label, count in spread.items())
 
 
 def _notes(labels: "pd.Series[str]", numbers: npt.NDArray[np.int64]) -> list[str]:
-    is_kept = numbers == _KEPT
+    is_kept = numbers == KEPT
     if not is_kept.any():
         return []
     names = sorted(set(labels[is_kept]) - set(labels[~is_kept]))

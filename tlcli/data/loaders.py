@@ -6,12 +6,14 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from tlcli.data.augment import view_generator
 from tlcli.data.images import read_image
+from tlcli.data.preprocessing import RGB_CHANNELS
 from tlcli.errors import ConfigError, DataError, MachineError
 
 T = TypeVar("T")
@@ -25,16 +27,17 @@ class ImageBatch(NamedTuple):
     """B images with what is known of them."""
 
     images: Tensor
-    """uint8 (B, 3, H, W), not normalised."""
+    """uint8 (B, 3, H, W), or of other channels; not normalised."""
     targets: Tensor
-    """int64 (B,), class indices."""
+    """int64 (B,), class indices; or bool (B, C), which of any number of classes they have."""
     indices: Tensor
     """int64 (B,), positions in the dataset."""
 
 
 class _Item(NamedTuple):
     image: Tensor
-    target: int
+    target: npt.NDArray[Any]
+    """Of no dimension, or a row of C classes."""
     position: int
 
 
@@ -46,10 +49,11 @@ class ImageDataset(Dataset["_Item | DataError"]):
 
     Args:
         paths: Files, N of them.
-        targets: Class index of each, N of them.
+        targets: Class index of each, N of them, or which classes they have, bool (N, C).
         transform: RGB image -> uint8 (3, H, W); with a `seed` it is called with the generator of
             the view as its second argument (`train_transform`).
         seed: Seed of the random views; None for a transform without randomness.
+        channels: Of the pictures, see `read_image`.
     """
 
     def __init__(
@@ -59,14 +63,19 @@ class ImageDataset(Dataset["_Item | DataError"]):
         *,
         transform: Callable[..., Tensor],
         seed: int | None = None,
+        channels: int = RGB_CHANNELS,
     ) -> None:
         if len(paths) != len(targets):
             raise ValueError(f"{len(paths)} paths but {len(targets)} targets")
         # one array each: forked workers would copy the pages of a million Python objects
         self._paths = np.array([os.fsencode(path) for path in paths], dtype=np.bytes_)
-        self._targets = np.asarray(targets, dtype=np.int64)
+        is_rows = isinstance(targets, np.ndarray) and targets.ndim == 2
+        self._targets: npt.NDArray[Any] = np.asarray(
+            targets, dtype=np.bool_ if is_rows else np.int64
+        )
         self._transform = transform
         self._seed = seed
+        self._channels = channels
 
     def __len__(self) -> int:
         return len(self._paths)
@@ -76,7 +85,7 @@ class ImageDataset(Dataset["_Item | DataError"]):
         index, view = reference
         path = Path(os.fsdecode(self._paths[index]))
         try:
-            picture = read_image(path)
+            picture = read_image(path, channels=self._channels)
         except DataError as error:
             return error
         if self._seed is None:
@@ -85,7 +94,7 @@ class ImageDataset(Dataset["_Item | DataError"]):
             key = picture.content_key
             generator = view_generator(seed=self._seed, content_key=key, view=view)
             pixels = self._transform(picture.image, generator)
-        return _Item(pixels, int(self._targets[index]), index)
+        return _Item(pixels, self._targets[index, ...], index)
 
 
 def epoch_batches(
@@ -193,7 +202,7 @@ def _collate(items: list[_Item | DataError]) -> ImageBatch | DataError:
         good.append(item)
     return ImageBatch(
         images=torch.stack([item.image for item in good]),
-        targets=torch.tensor([item.target for item in good], dtype=torch.int64),
+        targets=torch.from_numpy(np.stack([item.target for item in good])),
         indices=torch.tensor([item.position for item in good], dtype=torch.int64),
     )
 

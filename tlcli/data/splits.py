@@ -3,6 +3,7 @@
 import hashlib
 import heapq
 import warnings
+from collections.abc import Sequence
 from fractions import Fraction
 
 import numpy as np
@@ -10,6 +11,8 @@ import numpy.typing as npt
 import pandas as pd
 from sklearn.model_selection import StratifiedGroupKFold
 
+from tlcli.data.label_sets import label_matrix
+from tlcli.data.stratified_parts import stratified_parts, units_of
 from tlcli.data.table import ImageTable, some_names
 from tlcli.errors import ConfigError, DataError
 
@@ -29,6 +32,9 @@ def split_table(
     so neither the other classes nor their order change its split. If images have groups, whole
     groups are taken (scikit-learn's StratifiedGroupKFold), so the fraction is met nearly.
 
+    Images of any number of classes are split by iterative stratification (`stratified_parts`): of
+    n images `round(n * fraction)`, train with every class that there is.
+
     Args:
         table: Any table; it is not changed.
         val_fraction: Part of the images to choose on, 0 for none.
@@ -47,10 +53,12 @@ def split_table(
         return table
     rows = table.part(source)
     grouped = bool((rows["group"] != "").any())
-    draw = _draw_groups if grouped else _draw_images
-    parts = draw(rows, wanted, seed=seed)
+    if table.is_multi_label:
+        parts = _draw_stratified(rows, wanted, labels=table.label_matrix(source), seed=seed)
+    else:
+        parts = (_draw_groups if grouped else _draw_images)(rows, wanted, seed=seed)
     others = table.items[table.items["split"] != source]
-    notes = _group_notes(parts, wanted) if grouped else _single_notes(rows)
+    notes = _group_notes(parts, wanted) if grouped else _single_notes(table, source)
     return table.with_items(
         pd.concat([others, rows.assign(split=parts)], ignore_index=True), notes=notes
     )
@@ -70,14 +78,18 @@ def limit_table(table: ImageTable, *, limit: int, seed: int) -> ImageTable:
     """Keep at most `limit` images of each split, in the classes' proportions.
 
     Every class keeps at least one image; the rest of the seats are dealt by Webster's method
-    (highest n / (2 seats + 1) first). Groups are not looked at.
+    (highest n / (2 seats + 1) first), or by iterative stratification where images have any number
+    of classes. Groups are not looked at.
 
     Raises:
-        ConfigError: `limit` is smaller than the number of classes in a split.
+        ConfigError: `limit` is too small to keep an image of every class of a split.
     """
     kept = []
     for split in table.splits:
         rows = table.part(split)
+        if table.is_multi_label:
+            kept.append(_limit_stratified(rows, classes=table.classes, limit=limit, seed=seed))
+            continue
         sizes = {str(name): int(size) for name, size in rows["label"].value_counts().items()}
         if limit < len(sizes):
             raise ConfigError(
@@ -168,6 +180,45 @@ def _draw_groups(
     return parts
 
 
+def _draw_stratified(
+    rows: pd.DataFrame,
+    wanted: dict[str, float],
+    *,
+    labels: npt.NDArray[np.bool_],
+    seed: int,
+) -> npt.NDArray[np.object_]:
+    """Return the new split of each row, with every class of (N, C) labels in its share."""
+    is_grouped = bool((rows["group"] != "").any())
+    units = units_of(labels, groups=grouped_rows(rows) if is_grouped else None)
+    if is_grouped and len(units.counts) < 2:
+        raise DataError("There are too few groups to split; two or more are needed.")
+    numbers, left = [], len(rows)
+    for fraction in wanted.values():
+        numbers.append(min(max(1, round(len(rows) * fraction)), left - 1))
+        left -= numbers[-1]
+    generator = seeded_generator("split labels", label="", seed=seed)
+    parts = stratified_parts(units, sizes=[left, *numbers], generator=generator)
+    return np.array(["train", *wanted], dtype=object)[parts[units.of_row]]
+
+
+def _limit_stratified(
+    rows: pd.DataFrame, *, classes: Sequence[str], limit: int, seed: int
+) -> pd.DataFrame:
+    """Return at most `limit` rows with every class in its share."""
+    if limit >= len(rows):
+        return rows
+    generator = seeded_generator("limit labels", label="", seed=seed)
+    units = units_of(label_matrix(rows["label"], classes=classes))
+    parts = stratified_parts(units, sizes=[limit, len(rows) - limit], generator=generator)
+    kept: pd.DataFrame = rows[parts == 0]
+    if len(kept) > limit:
+        raise ConfigError(
+            f"--limit {limit} is too small to keep an image of every class of"
+            f" {rows['split'].iloc[0]}; {len(kept)} is enough."
+        )
+    return kept
+
+
 def _choose_groups(
     labels: npt.NDArray[np.object_],
     groups: npt.NDArray[np.object_],
@@ -209,8 +260,9 @@ def _choose_groups(
     return np.flatnonzero(taken)
 
 
-def _single_notes(rows: pd.DataFrame) -> list[str]:
-    single = [label for label, positions in label_positions(rows) if len(positions) == 1]
+def _single_notes(table: ImageTable, source: str) -> list[str]:
+    counts = sorted(table.counts()[source].items())
+    single = [label for label, number in counts if number == 1]
     if not single:
         return []
     return [

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from tlcli.data.label_sets import label_matrix, split_labels
 from tlcli.errors import DataError
 
 COLUMNS = ("path", "label", "split", "group")
@@ -35,9 +36,12 @@ class ImageTable:
     """Absolute folder that the paths are relative to."""
     items: pd.DataFrame
     """Columns path (posix, relative to `root`; absolute if outside), label, split, group
-    ("" = none), all text, sorted by (split, label, path)."""
+    ("" = none), all text, sorted by (split, label, path). Where images have any number of
+    classes, the label joins them as `join_labels` does."""
     classes: tuple[str, ...]
     """The one class index of all splits: class i of every target is `classes[i]`."""
+    is_multi_label: bool = False
+    """Whether images have any number of classes, none too, instead of one."""
     class_titles: Mapping[str, str] = field(default_factory=dict)
     """Human names by class; may be empty."""
     notes: tuple[str, ...] = ()
@@ -71,12 +75,40 @@ class ImageTable:
         return [self.root / path for path in self.part(split)["path"]]
 
     def targets(self, split: str) -> npt.NDArray[np.int64]:
-        """Return the class index of each image of a split, in the order of `part`."""
+        """Return the class index of each image of a split, in the order of `part`.
+
+        Raises:
+            ValueError: Images have any number of classes; see `label_matrix`.
+        """
+        if self.is_multi_label:
+            raise ValueError("images of any number of classes have no class index")
         labels = self.part(split)["label"]
         return pd.Index(self.classes).get_indexer(pd.Index(labels)).astype(np.int64)
 
+    def label_matrix(self, split: str) -> npt.NDArray[np.bool_]:
+        """Return which of the C classes each image of a split has, shape (N, C), as in `part`.
+
+        Raises:
+            ValueError: Images have one class each; see `targets`.
+        """
+        if not self.is_multi_label:
+            raise ValueError("images of one class each have class indices")
+        return label_matrix(self.part(split)["label"], classes=self.classes)
+
+    def sizes(self) -> dict[str, int]:
+        """Return the number of images by split."""
+        tally = self.items["split"].value_counts()
+        return {split: int(tally[split]) for split in self.splits}
+
     def counts(self) -> dict[str, dict[str, int]]:
         """Return the number of images by split and class; absent classes count 0."""
+        if self.is_multi_label:
+            return {
+                split: dict(
+                    zip(self.classes, self.label_matrix(split).sum(axis=0).tolist(), strict=True)
+                )
+                for split in self.splits
+            }
         tally = self.items.groupby(["split", "label"]).size().to_dict()
         return {
             split: {name: int(tally.get((split, name), 0)) for name in self.classes}
@@ -109,6 +141,7 @@ def make_table(
     spec: str,
     root: Path,
     classes: Sequence[str] | None = None,
+    is_multi_label: bool = False,
     class_titles: Mapping[str, str] | None = None,
     notes: Sequence[str] = (),
 ) -> ImageTable:
@@ -120,18 +153,21 @@ def make_table(
         root: Absolute folder that relative paths start from.
         classes: The class order; by default the labels sorted by code point, as
             `torchvision.datasets.ImageFolder` does ("1", "10", "2").
+        is_multi_label: Whether a label joins any number of classes; `classes` is needed then.
         class_titles: Human names by class.
         notes: What the reader has to tell the user.
 
     Raises:
         DataError: no images, one class only, a label outside `classes`, an unknown split, or
-            classes in val or test that train lacks.
+            classes in val or test that train lacks. Where images have any number of classes, one
+            class is enough, and what train lacks is only remarked upon.
     """
     table = ImageTable(
         spec=spec,
         root=root,
         items=_canonical(items),
         classes=tuple(sorted(set(items["label"]))) if classes is None else tuple(classes),
+        is_multi_label=is_multi_label,
         class_titles=dict(class_titles or {}),
         notes=tuple(notes),
     )
@@ -148,18 +184,22 @@ def _check(table: ImageTable) -> None:
     items, classes = table.items, table.classes
     if items.empty:
         raise DataError(f"No images in {table.spec}.")
-    if len(classes) < 2:
+    if len(classes) < 2 and not table.is_multi_label:
         raise DataError(
             f"{table.spec} has one class only, {some_names(classes)}: a classifier needs two or"
             " more. If the class folders lie deeper, give --data the folder that holds them."
         )
-    strange = sorted(set(items["label"]) - set(classes))
+    labels = set(items["label"])
+    if table.is_multi_label:
+        labels = {name for label in labels for name in split_labels(label)}
+    strange = sorted(labels - set(classes))
     if strange:
         raise DataError(f"{table.spec} has labels that are no class: {some_names(strange)}.")
     unknown = sorted(set(items["split"]) - set(SPLITS))
     if unknown:
         raise DataError(f"Unknown split {some_names(unknown)}; use train, val or test.")
-    _check_train_has_all(table)
+    if not table.is_multi_label:
+        _check_train_has_all(table)
 
 
 def _check_train_has_all(table: ImageTable) -> None:
@@ -178,9 +218,11 @@ def _gap_remarks(table: ImageTable) -> list[str]:
     for split, numbers in table.counts().items():
         absent = [name for name, number in numbers.items() if number == 0]
         if absent:
+            is_lost = table.is_multi_label and split == "train"
+            then = " Nothing can be learnt of them; --classes leaves them out." if is_lost else ""
             remarks.append(
                 f"{split} has no images of {len(absent)} of {len(numbers)} classes:"
-                f" {some_names(absent)}."
+                f" {some_names(absent)}.{then}"
             )
     return remarks
 

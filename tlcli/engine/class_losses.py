@@ -1,4 +1,4 @@
-"""Losses of a classifier: cross-entropy and focal loss, of certain, mixed and weighted labels."""
+"""Losses of classifiers, of one class per image or any number: certain, mixed, weighted labels."""
 
 from typing import Literal
 
@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 LossName = Literal["cross-entropy", "focal"]
+BinaryLossName = Literal["bce", "focal"]
 
 
 def balanced_weights(
@@ -27,6 +28,22 @@ def balanced_weights(
     present = counts > 0
     weights = np.zeros(num_classes)
     weights[present] = len(targets) / (present.sum() * counts[present])
+    return weights
+
+
+def balanced_positive_weights(labels: npt.NDArray[np.bool_]) -> npt.NDArray[np.float64]:
+    """Return the weight of having each class, shape (C,), with which having it counts as much.
+
+    Images without a class by images with it, the `pos_weight` that PyTorch's documentation of
+    `BCEWithLogitsLoss` suggests. A class that all images have, or none has, keeps weight 1.
+
+    Args:
+        labels: Which classes each image has, shape (N, C).
+    """
+    having = labels.sum(axis=0)
+    is_mixed = (having > 0) & (having < len(labels))
+    weights = np.ones(labels.shape[1])
+    weights[is_mixed] = (len(labels) - having[is_mixed]) / having[is_mixed]
     return weights
 
 
@@ -72,3 +89,42 @@ def focal_loss(logits: Tensor, targets: Tensor, *, gamma: float, weights: Tensor
     if weights is not None:
         terms = terms * weights
     return terms.sum(dim=1).mean()
+
+
+def binary_cross_entropy(
+    logits: Tensor, shares: Tensor, *, label_smoothing: float, positive_weights: Tensor | None
+) -> Tensor:
+    """Return the binary cross-entropy, the mean over the images and over the classes.
+
+    Args:
+        logits: Shape (B, C).
+        shares: Of each class in each image, in 0..1, shape (B, C).
+        label_smoothing: Draws the shares towards one half, s (1 - e) + e / 2.
+        positive_weights: Of having each class, shape (C,).
+    """
+    if label_smoothing:
+        shares = shares * (1 - label_smoothing) + label_smoothing / 2
+    return F.binary_cross_entropy_with_logits(logits, shares, pos_weight=positive_weights)
+
+
+def binary_focal_loss(
+    logits: Tensor, shares: Tensor, *, gamma: float, positive_weights: Tensor | None
+) -> Tensor:
+    """Return the focal loss of every yes and no, the mean over the images and over the classes.
+
+    Lin et al. 2017, "Focal Loss for Dense Object Detection", eq. 4, which is torchvision's
+    `sigmoid_focal_loss` with `alpha=-1`. Of a mixed image it is the mixture of the losses.
+
+    Args:
+        logits: Shape (B, C).
+        shares: Of each class in each image, in 0..1, shape (B, C).
+        gamma: 0 gives the binary cross-entropy.
+        positive_weights: Of having each class, shape (C,).
+    """
+    loss_of_yes, loss_of_no = F.softplus(-logits), F.softplus(logits)  # -log p and -log (1 - p)
+    # powers of probabilities as exponentials: their slopes stay finite where one rounds to 0
+    yes = shares * torch.exp(-gamma * loss_of_no) * loss_of_yes
+    no = (1 - shares) * torch.exp(-gamma * loss_of_yes) * loss_of_no
+    if positive_weights is not None:
+        yes = yes * positive_weights
+    return (yes + no).mean()

@@ -9,10 +9,10 @@ from torch import Tensor, nn
 
 from tlcli.data.loaders import ImageBatch
 from tlcli.data.preprocessing import Preprocessing
-from tlcli.data.transforms import normalize
 from tlcli.engine.class_losses import LossName, cross_entropy, focal_loss
+from tlcli.engine.image_logits import ImageLogits, row_order
 from tlcli.engine.metrics import fast_metrics
-from tlcli.engine.mixing import MixedBatch, mixed_images, mixed_targets
+from tlcli.engine.mixing import MixedBatch, mixed_targets
 from tlcli.engine.runtime import Runtime
 
 
@@ -41,8 +41,7 @@ class ClassificationTask:
         class_weights: Tensor | None = None,
     ) -> None:
         self.model = model
-        self.preprocessing = preprocessing
-        self.runtime = runtime
+        self._images = ImageLogits(model=model, preprocessing=preprocessing, runtime=runtime)
         self.loss: LossName = loss
         self.focal_gamma = focal_gamma
         self.label_smoothing = label_smoothing
@@ -50,13 +49,12 @@ class ClassificationTask:
 
     def losses(self, batch: ImageBatch | MixedBatch) -> Mapping[str, Tensor]:
         """Return the mean loss of a batch; that of mixed images is measured on mixed labels."""
-        targets = batch.targets.to(self.runtime.device, non_blocking=True)
-        inputs = self._inputs(batch.images)
+        targets = self._images.targets(batch.targets)
         if isinstance(batch, MixedBatch):
-            logits = self._logits(mixed_images(inputs, batch.mixture))
+            logits = self._images.of(batch.images, mixture=batch.mixture)
             targets = mixed_targets(targets, batch.mixture, num_classes=logits.shape[1])
         else:
-            logits = self._logits(inputs)
+            logits = self.logits(batch.images)
         return {"loss_cls": self._loss(logits, targets)}
 
     def _loss(self, logits: Tensor, targets: Tensor) -> Tensor:
@@ -66,17 +64,8 @@ class ClassificationTask:
         return cross_entropy(logits, targets, label_smoothing=self.label_smoothing, weights=weights)
 
     def logits(self, images: Tensor) -> Tensor:
-        """Return float32 logits (B, C) of uint8 images (B, 3, H, W)."""
-        return self._logits(self._inputs(images))
-
-    def _inputs(self, images: Tensor) -> Tensor:
-        mean, std = self.preprocessing.mean, self.preprocessing.std
-        return normalize(self.runtime.images(images), mean=mean, std=std)
-
-    def _logits(self, inputs: Tensor) -> Tensor:
-        with self.runtime.autocast():
-            logits: Tensor = self.model(inputs)
-        return logits.float()
+        """Return float32 logits (B, C) of uint8 images (B, C, H, W)."""
+        return self._images.of(images)
 
     def evaluator(self) -> "ClassificationEvaluator":
         """Return a fresh accumulator."""
@@ -100,9 +89,7 @@ class ClassificationEvaluator:
 
     def predictions(self) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
         """Return log-probabilities (N, C) and targets (N,), row by row of the split."""
-        indices = torch.cat(self._indices)
-        order = torch.argsort(indices)
-        assert torch.equal(indices[order], torch.arange(len(indices))), "rows missing or repeated"
+        order = row_order(self._indices)
         log_probs = torch.cat(self._log_probs).cpu().double()[order]
         return log_probs.numpy(), torch.cat(self._targets)[order].numpy()
 

@@ -145,7 +145,7 @@ def paired_difference(
     shares = [float((gains == value).mean()) for value in (-1, 0, 1)]
     drawn = random.multinomial(len(gains), shares, size=resamples)
     differences = (drawn[:, 2] - drawn[:, 0]) / len(gains)
-    return float(gains.mean()), _percentile_interval(differences.tolist())
+    return float(gains.mean()), percentile_interval(differences.tolist())
 
 
 def _score_images(log_probs: LogProbs, targets: Integers) -> _ImageScores:
@@ -262,10 +262,11 @@ def _bootstrap(
         weights = np.bincount(drawn, minlength=num_images).astype(np.float64)
         for name, value in _weighted_metrics(scores, weights).items():
             samples.setdefault(name, []).append(value)
-    return {name: _percentile_interval(values) for name, values in samples.items()}
+    return {name: percentile_interval(values) for name, values in samples.items()}
 
 
-def _percentile_interval(values: Sequence[float]) -> tuple[float, float]:
+def percentile_interval(values: Sequence[float]) -> tuple[float, float]:
+    """Return the 95 % interval of resampled values."""
     tail = (1 - CONFIDENCE_LEVEL) / 2
     low, high = np.quantile(values, [tail, 1 - tail])
     return float(low), float(high)

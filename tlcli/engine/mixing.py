@@ -85,7 +85,7 @@ def cut(share: float, *, middle: tuple[int, int], size: tuple[int, int]) -> Mixt
 
 
 def mixed_images(images: Tensor, mixture: Mixture) -> Tensor:
-    """Mix float images (B, 3, H, W), each with the one before it."""
+    """Mix float images (B, C, H, W), each with the one before it."""
     neighbours = images.roll(1, 0)
     if mixture.box is None:
         return images * mixture.share + neighbours * (1 - mixture.share)
@@ -96,8 +96,14 @@ def mixed_images(images: Tensor, mixture: Mixture) -> Tensor:
 
 
 def mixed_targets(targets: Tensor, mixture: Mixture, *, num_classes: int) -> Tensor:
-    """Return the shares of the classes (B, C) of mixed images with own classes `targets` (B,)."""
-    own = F.one_hot(targets, num_classes).to(torch.float32)
+    """Return the shares of the classes (B, C) of mixed images.
+
+    Args:
+        targets: Own classes (B,), or which of any number of classes the images have (B, C).
+        mixture: How the images are mixed.
+        num_classes: C.
+    """
+    own = (targets if targets.ndim == 2 else F.one_hot(targets, num_classes)).to(torch.float32)
     return own * mixture.share + own.roll(1, 0) * (1 - mixture.share)
 
 

@@ -40,7 +40,7 @@ class Runtime:
             model.to(memory_format=torch.channels_last)
 
     def images(self, images: Tensor) -> Tensor:
-        """Move images (B, 3, H, W) to the device, in the memory format of the model."""
+        """Move images (B, C, H, W) to the device, in the memory format of the model."""
         moved = images.to(self.device, non_blocking=True)
         return moved.contiguous(memory_format=torch.channels_last) if self.channels_last else moved
 

@@ -38,7 +38,7 @@ def fold_batch_norms(network: nn.Module, *, example: Tensor) -> FoldedNetwork:
 
     Args:
         network: Left as it is; it may be in train mode.
-        example: Normalised images (B, 3, H, W); two are enough.
+        example: Normalised images (B, C, H, W); two are enough.
 
     Returns:
         A copy in eval mode, and how many norms were folded.

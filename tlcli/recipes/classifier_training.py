@@ -4,15 +4,17 @@ from collections.abc import Callable, Iterable, Sequence
 
 from torch import Tensor, from_numpy, nn
 
-from tlcli.config import TrainConfig
+from tlcli.config import FinetuneConfig
 from tlcli.data.augment import train_transform
-from tlcli.engine.class_losses import balanced_weights
+from tlcli.engine.class_losses import balanced_positive_weights, balanced_weights
 from tlcli.engine.classification import ClassificationTask
 from tlcli.engine.interrupts import StopSignals
 from tlcli.engine.loop import evaluate
 from tlcli.engine.mixing import Mixing, with_mixing
+from tlcli.engine.multi_label import MultiLabelTask
 from tlcli.engine.tasks import Batch
 from tlcli.recipes.finetune_job import Job, first_state
+from tlcli.recipes.judging import plain_task
 from tlcli.recipes.talk import Talk
 from tlcli.recipes.training_run import Training
 from tlcli.results.run_dir import RunDirectory
@@ -30,9 +32,14 @@ def prepare_training(
     state = first_state(
         job.model, job.plan, train=train, runtime=runtime, steps_per_epoch=steps_per_epoch
     )
-    judged = ClassificationTask(state.judged, preprocessing=preprocessing, runtime=runtime)
+    judged = plain_task(
+        state.judged,
+        preprocessing=preprocessing,
+        runtime=runtime,
+        is_multi_label=job.images.table.is_multi_label,
+    )
     paths = job.images.table.part("train")["path"]
-    _tell_of_the_loss(train, talk=talk)
+    _tell_of_the_loss(job.config, talk=talk)
     return Training(
         command="finetune",
         task=task_of(job, state.model),
@@ -43,7 +50,7 @@ def prepare_training(
         steps_per_epoch=steps_per_epoch,
         patience=train.patience,
         max_seconds=train.max_seconds,
-        monitor=train.monitor,
+        monitor=job.config.monitor,
         clip_grad=train.clip_grad,
         train_steps=train_steps,
         validate=lambda: evaluate(
@@ -77,14 +84,26 @@ def training_batches_of(job: Job) -> tuple[int, Steps]:
     return steps_per_epoch, with_mixing(train_steps, mixing=mixing, seed=job.runtime.seed)
 
 
-def task_of(job: Job, model: nn.Module) -> ClassificationTask:
+def task_of(job: Job, model: nn.Module) -> ClassificationTask | MultiLabelTask:
     """Return what a model is trained on."""
-    train = job.config.train
+    train, loss = job.config.train, job.config.loss
+    if job.images.table.is_multi_label:
+        assert loss != "cross-entropy"  # refused by the config
+        return MultiLabelTask(
+            model,
+            preprocessing=job.backbone.preprocessing,
+            runtime=job.runtime,
+            loss=loss,
+            focal_gamma=train.focal_gamma,
+            label_smoothing=train.label_smoothing,
+            positive_weights=_class_weights(job),
+        )
+    assert loss != "bce"
     return ClassificationTask(
         model,
         preprocessing=job.backbone.preprocessing,
         runtime=job.runtime,
-        loss=train.loss,
+        loss=loss,
         focal_gamma=train.focal_gamma,
         label_smoothing=train.label_smoothing,
         class_weights=_class_weights(job),
@@ -95,12 +114,16 @@ def _class_weights(job: Job) -> Tensor | None:
     if job.config.train.class_weights == "none":
         return None
     table = job.images.table
-    weights = balanced_weights(table.targets("train"), num_classes=len(table.classes))
+    if table.is_multi_label:
+        weights = balanced_positive_weights(table.label_matrix("train"))
+    else:
+        weights = balanced_weights(table.targets("train"), num_classes=len(table.classes))
     return from_numpy(weights).float()
 
 
-def _tell_of_the_loss(train: TrainConfig, *, talk: Talk) -> None:
+def _tell_of_the_loss(config: FinetuneConfig, *, talk: Talk) -> None:
     """Say where the train loss is not comparable with the val loss."""
+    train = config.train
     reasons = [
         reason
         for reason, is_so in (
@@ -112,7 +135,8 @@ def _tell_of_the_loss(train: TrainConfig, *, talk: Talk) -> None:
         if is_so
     ]
     if reasons:
+        kind = "binary cross-entropy" if config.data.multi_label else "cross-entropy"
         talk.note(
             f"The train loss is measured {' and '.join(reasons)}; the val loss is plain "
-            "cross-entropy on the images as they are."
+            f"{kind} on the images as they are."
         )

@@ -8,7 +8,7 @@ from typing import Any
 from torch import nn
 
 from tlcli.backbones import imagenet
-from tlcli.config import DataConfig, EvaluateConfig, options_of
+from tlcli.config import EvaluateConfig, LabelledDataConfig, options_of
 from tlcli.data.preprocessing import Preprocessing
 from tlcli.data.table import ImageTable
 from tlcli.engine.runtime import describe_environment
@@ -41,6 +41,7 @@ from tlcli.recipes.image_data import (
     default_workers,
     load_images,
     load_unsplit,
+    tell_of_channels,
     write_skipped,
 )
 from tlcli.recipes.judging import judge, match_classes
@@ -99,8 +100,14 @@ def _evaluate_run(folder: RunDirectory, config: EvaluateConfig, *, talk: Talk) -
         preprocessing=description.preprocessing,
         record={},
     )
+    if not description.is_multi_label and config.label_separator is not None:
+        raise ConfigError(
+            f"--label-separator '{config.label_separator}' has no effect: the classes of this run "
+            "exclude each other."
+        )
     if config.data is not None:
-        images, split = _given_data(config.data, config, talk=talk)
+        is_multi_label = description.is_multi_label
+        images, split = _given_data(config.data, config, is_multi_label=is_multi_label, talk=talk)
         # two folders of one name must not overwrite each other's evaluation
         name = f"{data_name(config.data)}-{images.table.fingerprint[:8]}-{split}"
     else:
@@ -116,7 +123,7 @@ def _evaluate_pretrained(config: EvaluateConfig, *, talk: Talk) -> Evaluation:
     path = output_path(config)
     check_free(path, overwrite=config.overwrite)
     judged = _pretrained(config, talk=talk)
-    data = config.data or DataConfig.data
+    data = config.data or LabelledDataConfig.data
     images, split = _given_data(data, config, talk=talk)
     table = images.table
     match_classes(table.classes, model_classes=judged.class_names)  # before anything is written
@@ -169,12 +176,14 @@ def _own_data(folder: RunDirectory, config: EvaluateConfig, *, talk: Talk) -> tu
     refuse_mixture(config)
     record = folder.read_record()
     kept = record["config"]
-    columns = ("path_column", "label_column", "split_column", "group_column")
-    data = DataConfig(
+    names = ("path_column", "label_column", "split_column", "group_column")
+    data = LabelledDataConfig(
         data=kept["data"],
         limit=kept["limit"],
         on_bad_image=kept["on_bad_image"],
-        **{name: kept.get(name) for name in columns},
+        multi_label=kept.get("multi_label", False),
+        label_separator=kept.get("label_separator") or LabelledDataConfig.label_separator,
+        **{name: kept.get(name) for name in names},
     )
     images = load_images(data, seed=kept["seed"], former=folder, talk=talk)
     check_own_data(images.whole.fingerprint, record, spec=data.data)
@@ -183,15 +192,19 @@ def _own_data(folder: RunDirectory, config: EvaluateConfig, *, talk: Talk) -> tu
     return images, split
 
 
-def _given_data(spec: str, config: EvaluateConfig, *, talk: Talk) -> tuple[RunImages, str]:
+def _given_data(
+    spec: str, config: EvaluateConfig, *, is_multi_label: bool = False, talk: Talk
+) -> tuple[RunImages, str]:
     """Load other data as it is: its own splits, or all of it where it has none."""
-    data = DataConfig(
+    data = LabelledDataConfig(
         data=spec,
         limit=config.limit or 0,
         on_bad_image=config.on_bad_image,
         classes=config.classes,
         path_column=config.path_column,
         label_column=config.label_column,
+        multi_label=is_multi_label,
+        label_separator=config.label_separator or LabelledDataConfig.label_separator,
         split_column=config.split_column,
     )
     images = load_unsplit(data, seed=config.seed or 0, offline=config.offline, talk=talk)
@@ -214,6 +227,7 @@ def _judge(
 ) -> EvalReport:
     runtime = runtime_of(config)
     runtime.place(judged.network)
+    tell_of_channels(images.table, channels=judged.preprocessing.channels, talk=talk)
     reader = BatchReader(
         table=images.table,
         preprocessing=judged.preprocessing,

@@ -125,6 +125,11 @@ def _refuse_classifier_options(config: EvaluateConfig) -> None:
             f"--input-size {config.input_size} has no effect on a detector, which takes pictures "
             "of any size: leave it."
         )
+    if config.in_channels is not None:
+        raise ConfigError(
+            f"--in-channels {config.in_channels} has no effect on a detector, which takes RGB "
+            "pictures: leave it."
+        )
     for option, value in config.image_options.items():
         if value is not None:
             raise ConfigError(f"{option} {value} has no effect on a detector and its boxes.")

@@ -19,6 +19,7 @@ from tlcli.backbones.pretrained import (
 )
 from tlcli.backbones.protocol import Backbone, LoadedWeights
 from tlcli.config import FinetuneConfig
+from tlcli.data.preprocessing import RGB_CHANNELS
 from tlcli.data.split_file import write_split
 from tlcli.engine.interrupts import StopRequested, StopSignals
 from tlcli.engine.runtime import choose_runtime, describe_environment
@@ -30,6 +31,7 @@ from tlcli.recipes.finetune_job import (
     leave_out_at_random,
     prepare_job,
     resolved_options,
+    warn_of_frozen_input,
     warn_of_holes,
     with_new_head,
 )
@@ -38,6 +40,7 @@ from tlcli.recipes.image_data import (
     absolute_weights,
     load_images,
     require_parts,
+    tell_of_channels,
     with_absolute_paths,
     write_skipped,
 )
@@ -86,6 +89,8 @@ def dry_run(config: FinetuneConfig, *, talk: Talk) -> PlanReport:
     )
     leave_out_at_random(model, plan, backbone=backbone, train=config.train)
     warn_of_holes(plan, model=model, talk=talk)
+    warn_of_frozen_input(plan, model=model, backbone=backbone, talk=talk)
+    tell_of_channels(images.table, channels=config.model.in_channels, talk=talk)
     if config.train.lr == "auto":
         talk.note("--lr auto: the rates below are those of the default; a run looks for its own.")
     return describe_plan(
@@ -112,9 +117,15 @@ def _planned_backbone(config: FinetuneConfig, choice: WeightsChoice, *, talk: Ta
             mean=own.means,
             std=own.stds,
             input_size=own.input_size,
+            in_channels=own.in_channels,
         )
-    untrained = build_untrained(name, weights=choice, input_size=own.input_size)
-    named = replace(untrained, weights=LoadedWeights(tag=choice.tag or NO_WEIGHTS))
+    untrained = build_untrained(
+        name, weights=choice, input_size=own.input_size, in_channels=own.in_channels
+    )
+    is_adapted = choice.tag is not None and own.in_channels != RGB_CHANNELS  # published for RGB
+    adapted = (untrained.stages[0].name,) if is_adapted else ()
+    loaded = LoadedWeights(tag=choice.tag or NO_WEIGHTS, adapted_layers=adapted)
+    named = replace(untrained, weights=loaded)
     return with_pixels(named, mean=own.means, std=own.stds)
 
 
@@ -193,7 +204,7 @@ def _write_start(folder: RunDirectory, job: Job) -> None:
     write_options(folder, options)
     write_skipped(job.images, folder.path)
     folder.update(
-        kind="classification",
+        kind="multi-label" if job.images.table.is_multi_label else "classification",
         command="finetune",
         config=options,
         model=job.backbone.record(),
@@ -216,14 +227,16 @@ def _train_and_judge(folder: RunDirectory, job: Job, *, is_resumed: bool, talk: 
             training.train(history, check_stop=signals.check)
             record_proof(folder, training.finish(history))
             if rows := folder.read_metrics():
-                draw_training_curves(folder.path / "training_curves.png", rows=rows)
+                curve = "val/map" if job.images.table.is_multi_label else "val/top1"
+                path = folder.path / "training_curves.png"
+                draw_training_curves(path, rows=rows, metric=curve)
             started = time.perf_counter()
             reports = _judge_best(folder, job, model=training.state.judged, signals=signals)
         except StopRequested as error:
             raise training.interrupted(history, signal_number=signals.received or 0) from error
     record_end(
         folder,
-        best=history.best_json(job.config.train.monitor),
+        best=history.best_json(job.config.monitor),
         stopped=history.stopped,
         reports=reports,
         seconds={

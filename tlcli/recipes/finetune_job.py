@@ -30,6 +30,7 @@ from tlcli.recipes.image_data import (
     default_workers,
     load_images,
     require_parts,
+    tell_of_channels,
 )
 from tlcli.recipes.talk import Talk
 from tlcli.recipes.training_plan import (
@@ -39,6 +40,11 @@ from tlcli.recipes.training_plan import (
     plan_training,
 )
 from tlcli.results.run_dir import RunDirectory
+
+FROZEN_INPUT = (
+    "is frozen, with the weights of red, green and blue repeated for all channels: what a fourth "
+    "one means it has not learnt."
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,6 +71,7 @@ class Job:
             input_size=self.backbone.input_size,
             head=parse_head(self.config.freezing.head),
             classes=self.images.table.classes,
+            is_multi_label=self.images.table.is_multi_label,
             class_titles=dict(self.images.table.class_titles),
             preprocessing=self.backbone.preprocessing,
             feature_dim=self.backbone.feature_dim,
@@ -111,6 +118,9 @@ def prepare_job(config: FinetuneConfig, *, former: RunDirectory | None, talk: Ta
     )
     leave_out_at_random(model, plan, backbone=backbone, train=config.train)
     warn_of_holes(plan, model=model, talk=talk)
+    if former is None:
+        warn_of_frozen_input(plan, model=model, backbone=backbone, talk=talk)
+        tell_of_channels(images.table, channels=backbone.preprocessing.channels, talk=talk)
     runtime.place(model)
     reader = BatchReader(
         table=images.table,
@@ -171,6 +181,7 @@ def load_backbone(model: ModelConfig, *, talk: Talk) -> Backbone:
         mean=model.means,
         std=model.stds,
         input_size=model.input_size,
+        in_channels=model.in_channels,
     )
     origin = f" from {backbone.weights.path}" if backbone.weights.path else ""
     talk.note(f"Model: {backbone.name}, weights {backbone.weights.tag}{origin}.")
@@ -184,7 +195,10 @@ def _backbone_of(former: RunDirectory) -> Backbone:
     description = read_description(former.model_json_path)
     choice = WeightsChoice(kind="none", tag=description.shape_tag)
     backbone = build_untrained(
-        parse_backbone_name(description.model), weights=choice, input_size=description.input_size
+        parse_backbone_name(description.model),
+        weights=choice,
+        input_size=description.input_size,
+        in_channels=description.preprocessing.channels,
     )
     return replace(backbone, preprocessing=description.preprocessing)
 
@@ -228,10 +242,24 @@ def warn_of_holes(plan: TrainingPlan, *, model: StagedModel, talk: Talk) -> None
         talk.warn(warning)
 
 
+def warn_of_frozen_input(
+    plan: TrainingPlan, *, model: StagedModel, backbone: Backbone, talk: Talk
+) -> None:
+    """Warn of a first layer that was adapted to more channels than it was trained on and stays so.
+
+    One channel is another matter: gray gives what it gave in RGB.
+    """
+    first, channels = model.stages[0], backbone.preprocessing.channels
+    is_adapted = bool(backbone.weights.adapted_layers) and channels > 1
+    if is_adapted and first.name not in plan.phases[-1].trained:
+        talk.warn(f"{first.label} {FROZEN_INPUT} --unfreeze all would train it too.")
+
+
 def resolved_options(job: Job) -> dict[str, Any]:
     """Return every option with the value that was used where none was given."""
     decided = decided_options(job.plan, train=job.config.train, freezing=job.config.freezing)
-    return options_of(job.config) | decided
+    of_the_task = {"loss": job.config.loss, "monitor": job.config.monitor}
+    return options_of(job.config) | of_the_task | decided
 
 
 def first_state(

@@ -72,6 +72,7 @@ def put_into_network(
             head_names=heads,
             stages=find_stages(network, head_names=heads),
             input_size=description.preprocessing.input_size,
+            in_channels=description.preprocessing.channels,
         )
     _check_agreement(network, extractor, module, preprocessing=description.preprocessing)
     return network, description
@@ -210,7 +211,13 @@ def _differences(
 
 
 def _pixel_differences(theirs: Preprocessing, ours: Preprocessing) -> list[_Difference]:
-    """Compare field by field; mean and std can be given by options."""
+    """Compare field by field; channels, mean and std can be given by options."""
+    if theirs.channels != ours.channels:
+        remedy = ("--in-channels", str(theirs.channels))
+        theirs_have, ours_have = (
+            f"pictures of {counted(one.channels, 'channel')}" for one in (theirs, ours)
+        )
+        return [_Difference(theirs=theirs_have, ours=ours_have, remedy=remedy)]
     there, here = theirs.to_json(), ours.to_json()
     return [
         _Difference(

@@ -7,6 +7,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy.typing as npt
+
 from tlcli.config import DataConfig
 from tlcli.data.augment import TrainTransform
 from tlcli.data.balanced import balanced_batches
@@ -17,10 +19,12 @@ from tlcli.data.csv_table import TableColumns
 from tlcli.data.data_spec import HUB, TORCHVISION
 from tlcli.data.data_spec import absolute_spec as absolute_spec
 from tlcli.data.folds import fold_table
-from tlcli.data.image_check import check_images, find_duplicates
+from tlcli.data.image_check import check_images, count_converted, find_duplicates
+from tlcli.data.label_sets import labels_in_words
 from tlcli.data.loaders import (
     ImageBatch,
     ImageDataset,
+    Reference,
     epoch_batches,
     image_batches,
     ordered_batches,
@@ -38,6 +42,7 @@ from tlcli.results.counted import counted
 from tlcli.results.run_dir import RunDirectory
 
 B = TypeVar("B")
+D = TypeVar("D", bound=DataConfig)
 
 _GPU_WORKERS = 8
 
@@ -65,6 +70,7 @@ class RunImages:
             "spec": absolute_spec(self.table.spec),
             "fingerprint": self.whole.fingerprint,
             "counts": self.table.counts(),
+            **({"images": self.table.sizes()} if self.table.is_multi_label else {}),
             "skipped": len(self.skipped),
             "exact_copies": self.copies,
             "copies_across_splits": self.crossing_copies,
@@ -84,9 +90,11 @@ def require_parts(table: ImageTable) -> None:
     ):
         if split not in table.splits:
             raise DataError(f"{table.spec} has no images in the part '{split}'. {remedy}")
+        if not any(table.counts()[split].values()):
+            raise DataError(f"No image in the part '{split}' of {table.spec} has a label.")
 
 
-def with_absolute_paths(config: DataConfig) -> DataConfig:
+def with_absolute_paths(config: D) -> D:
     """Let the data options mean the same from any folder, as `config.toml` has to."""
     classes = config.classes and str(Path(config.classes).expanduser().resolve())
     return replace(config, data=absolute_spec(config.data), classes=classes)
@@ -193,7 +201,8 @@ def _load(
     if config.data.startswith((TORCHVISION, HUB)):
         kept = cache_folder()
         talk.note(f"{config.data} is fetched if it is not here yet, and kept in {kept}.")
-    table = load_table(config.data, columns=columns, offline=offline)
+    separator = config.separator
+    table = load_table(config.data, columns=columns, label_separator=separator, offline=offline)
     if classes is not None:
         table = choose_classes(table, classes)
     if config.on_bad_image == "fail":
@@ -232,8 +241,11 @@ def count_copies(root: Path, paths: Sequence[str], splits: Sequence[str]) -> tup
 
 
 def _report(table: ImageTable, *, talk: Talk) -> None:
-    sizes = ", ".join(f"{sum(n.values())} {split}" for split, n in table.counts().items())
-    talk.note(f"Data: {table.spec}: {len(table.classes)} classes, {sizes} images.")
+    sizes = ", ".join(f"{number} {split}" for split, number in table.sizes().items())
+    classes = counted(len(table.classes), "class", "classes")
+    talk.note(f"Data: {table.spec}: {classes}, {sizes} images.")
+    if table.is_multi_label:
+        talk.note(labels_in_words(table.items["label"]))
     for remark in table.remarks:
         talk.warn(remark)
 
@@ -250,6 +262,18 @@ def warn_of_copies(copies: int, *, crossing: int, talk: Talk) -> None:
         )
     elif copies:
         talk.warn(f"{copied} in the same split.")
+
+
+def tell_of_channels(table: ImageTable, *, channels: int, talk: Talk) -> None:
+    """Tell how many images do not hold what they are read with: gray, or transparency."""
+    paths = [table.root / path for path in table.items["path"]]
+    found = count_converted(paths, channels=channels, threads=os.cpu_count() or 1)
+    if found and channels == 1:
+        images = counted(found, "image is stored", "images are stored")
+        talk.note(f"{images} in colour or with a palette, and read as gray (luma, ITU-R 601-2).")
+    elif found:
+        images = counted(found, "image has", "images have")
+        talk.warn(f"{images} no transparency: the fourth channel is 255 everywhere in such ones.")
 
 
 def default_workers(num_workers: int | None, *, runtime: Runtime) -> int:
@@ -277,30 +301,63 @@ class BatchReader:
         """Yield every image of a split once, in the order of its rows."""
         paths = self.table.paths(split)
         dataset = ImageDataset(
-            paths, self.table.targets(split), transform=eval_transform(self.preprocessing)
+            paths,
+            self.targets(split),
+            transform=eval_transform(self.preprocessing),
+            channels=self.preprocessing.channels,
         )
         batches = ordered_batches(len(paths), batch_size=self.batch_size)
         yield from self.talk.track(self._read(dataset, batches), label=split, num_images=len(paths))
 
+    def train_references(
+        self, epoch: int, *, is_balanced: bool = False, views: int = 0
+    ) -> list[list[Reference]]:
+        """Return which views of which train images make each batch of an epoch.
+
+        Args:
+            epoch: Epochs done before it.
+            is_balanced: Show every class equally often, instead of every image once.
+            views: Of each image, one after the other and again; 0 never shows one again.
+        """
+        size, seed = self.batch_size, self.runtime.seed
+        if is_balanced:
+            batches = balanced_batches(
+                self.table.targets("train"), batch_size=size, seed=seed, epoch=epoch
+            )
+        else:
+            count = len(self.table.part("train"))
+            batches = epoch_batches(count, batch_size=size, seed=seed, epoch=epoch)
+        if not views:
+            return batches
+        return [[(index, view % views) for index, view in batch] for batch in batches]
+
     def training(
-        self, *, transform: TrainTransform, grad_accum_steps: int, is_balanced: bool = False
+        self,
+        *,
+        transform: TrainTransform,
+        grad_accum_steps: int,
+        is_balanced: bool = False,
+        views: int = 0,
     ) -> tuple[int, Callable[[int, int], Iterable[list[ImageBatch]]]]:
         """Return the steps of an epoch, and a function from (epoch, steps done) to the others.
 
         Args:
             transform: Makes the views of train images.
             grad_accum_steps: Batches per step.
-            is_balanced: Show every class equally often, instead of every image once.
+            is_balanced: See `train_references`.
+            views: See `train_references`.
         """
-        paths, seed = self.table.paths("train"), self.runtime.seed
-        targets, size = self.table.targets("train"), self.batch_size
-        dataset = ImageDataset(paths, targets, transform=transform, seed=seed)
+        dataset = ImageDataset(
+            self.table.paths("train"),
+            self.targets("train"),
+            transform=transform,
+            seed=self.runtime.seed,
+            channels=self.preprocessing.channels,
+        )
 
-        def references(epoch: int) -> list[list[tuple[int, int]]]:
-            """Return which images make each batch of an epoch."""
-            if is_balanced:
-                return balanced_batches(targets, batch_size=size, seed=seed, epoch=epoch)
-            return epoch_batches(len(paths), batch_size=size, seed=seed, epoch=epoch)
+        def references(epoch: int) -> list[list[Reference]]:
+            """Return the batches of an epoch."""
+            return self.train_references(epoch, is_balanced=is_balanced, views=views)
 
         def steps(epoch: int, done: int) -> Iterator[list[ImageBatch]]:
             """Yield the batches of each step that is left after `done` ones."""
@@ -313,9 +370,12 @@ class BatchReader:
 
         return math.ceil(len(references(0)) / grad_accum_steps), steps
 
-    def _read(
-        self, dataset: ImageDataset, batches: list[list[tuple[int, int]]]
-    ) -> Iterator[ImageBatch]:
+    def targets(self, split: str) -> npt.NDArray[Any]:
+        """Return class indices (N,), or which classes the images have (N, C)."""
+        is_multi_label = self.table.is_multi_label
+        return self.table.label_matrix(split) if is_multi_label else self.table.targets(split)
+
+    def _read(self, dataset: ImageDataset, batches: list[list[Reference]]) -> Iterator[ImageBatch]:
         try:
             yield from image_batches(
                 dataset,

@@ -1,6 +1,7 @@
 """A model judged on a split: metrics with intervals, and the files that show why."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,12 +9,20 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
+from tlcli.data.label_sets import LABEL_SEPARATOR, split_labels
+from tlcli.data.preprocessing import Preprocessing
+from tlcli.data.table import some_names
 from tlcli.engine.classification import ClassificationTask, outputs_of
 from tlcli.engine.loop import evaluate
 from tlcli.engine.metrics import classification_report
+from tlcli.engine.multi_label import MultiLabelEvaluator, MultiLabelTask
+from tlcli.engine.multi_label_metrics import multi_label_report
+from tlcli.engine.runtime import Runtime
 from tlcli.errors import DataError
 from tlcli.recipes.image_data import BatchReader
+from tlcli.results.counted import counted
 from tlcli.results.evaluation_files import write_evaluation
+from tlcli.results.multi_label_files import write_multi_label_evaluation
 from tlcli.results.records import EvalReport
 
 
@@ -29,6 +38,9 @@ def judge(
 ) -> EvalReport:
     """Evaluate a model on a split and write `metrics.json`, tables and pictures to `folder`.
 
+    Images with any number of classes are judged on the classes of the data alone: of those that
+    the data does not have it says nothing.
+
     Args:
         model: On the device of the reader's runtime.
         class_names: What its outputs mean; the classes of the data are found there by name.
@@ -41,21 +53,89 @@ def judge(
     Raises:
         DataError: If the data has a class that the model does not know.
     """
-    outputs = np.array(match_classes(reader.table.classes, model_classes=class_names))
-    task = ClassificationTask(model, preprocessing=reader.preprocessing, runtime=reader.runtime)
-    evaluator = task.evaluator()
+    table = reader.table
+    outputs = np.array(match_classes(table.classes, model_classes=class_names))
+    evaluator = plain_task(
+        model,
+        preprocessing=reader.preprocessing,
+        runtime=reader.runtime,
+        is_multi_label=table.is_multi_label,
+    ).evaluator()
     evaluate(model, reader.evaluation(split), evaluator=evaluator, check_stop=check_stop)
+    paths = list(table.part(split)["path"])
+    if isinstance(evaluator, MultiLabelEvaluator):
+        return _write_labels_judgement(
+            *evaluator.predictions(),
+            outputs=outputs,
+            class_names=class_names,
+            paths=paths,
+            split=split,
+            seed=reader.runtime.seed,
+            folder=folder,
+        )
     log_probs, rows = evaluator.predictions()
     return write_judgement(
         log_probs,
         targets=outputs[rows],
         class_names=class_names,
         titles=titles,
-        paths=list(reader.table.part(split)["path"]),
+        paths=paths,
         split=split,
         seed=reader.runtime.seed,
         folder=folder,
     )
+
+
+def plain_task(
+    model: nn.Module, *, preprocessing: Preprocessing, runtime: Runtime, is_multi_label: bool
+) -> ClassificationTask | MultiLabelTask:
+    """Return a model as it is judged, without whatever it is trained with."""
+    if is_multi_label:
+        return MultiLabelTask(model, preprocessing=preprocessing, runtime=runtime)
+    return ClassificationTask(model, preprocessing=preprocessing, runtime=runtime)
+
+
+def _write_labels_judgement(
+    logits: NDArray[np.float64],
+    labels: NDArray[np.bool_],
+    *,
+    outputs: NDArray[np.int64],
+    class_names: Sequence[str],
+    paths: Sequence[str],
+    split: str,
+    seed: int,
+    folder: Path,
+) -> EvalReport:
+    """Measure predictions for images with any number of classes and write everything about them.
+
+    Args:
+        logits: Of the C classes of the model for N images, shape (N, C).
+        labels: Which of the D classes of the data they have, shape (N, D).
+        outputs: The output of the model for each of the D classes.
+        class_names: The C classes.
+        paths: The N images.
+        split: Which part of the data they are.
+        seed: Of the bootstrap.
+        folder: Made if need be.
+    """
+    columns = outputs.argsort()  # in the order of the model's classes
+    logits, labels = logits[:, outputs[columns]], labels[:, columns]
+    classes = [class_names[output] for output in outputs[columns]]
+    report = multi_label_report(logits, labels, split=split, classes=classes, seed=seed)
+    if unjudged := [name for name in class_names if name not in set(classes)]:
+        count = f"{len(unjudged)} of {counted(len(class_names), 'class', 'classes')} of the model"
+        remark = f"{count} are not in the data and were not judged: {some_names(unjudged)}."
+        report = replace(report, remarks=(*report.remarks, remark))
+    write_multi_label_evaluation(
+        folder,
+        report=report,
+        paths=paths,
+        labels=labels,
+        probs=np.exp(-np.logaddexp(0, -logits)),
+        classes=classes,
+        separator=LABEL_SEPARATOR,
+    )
+    return report
 
 
 def write_judgement(
@@ -105,9 +185,11 @@ def match_classes(data_classes: Sequence[str], *, model_classes: Sequence[str]) 
     if unknown:
         shown = ", ".join(f"'{name}'" for name in unknown[:5])
         known = ", ".join(f"'{name}'" for name in model_classes[:5])
+        is_joined = any(set(split_labels(name)) <= known_classes for name in unknown)
+        hint = " This model gives every image one class, not several." if is_joined else ""
         raise DataError(
             f"{len(unknown)} of {len(data_classes)} classes of the data are unknown to the model: "
             f"{shown}. The model's {len(model_classes)} classes begin with {known}. Rename the "
-            "folders or labels, or fine-tune a model on this data."
+            f"folders or labels, or fine-tune a model on this data.{hint}"
         )
     return outputs_of(model_classes, wanted=data_classes)

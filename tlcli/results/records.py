@@ -9,7 +9,7 @@ from tlcli.results.json_text import without_nan
 SCHEMA_VERSION = 1
 """Of `run.json`, `metrics.json` and what `--json` prints."""
 
-EvalKind = Literal["classification", "detection"]
+EvalKind = Literal["classification", "multi-label", "detection"]
 Row = dict[str, float | None]
 
 
