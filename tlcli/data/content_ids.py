@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from tlcli.data.store.row_ids import first_appearances
 from tlcli.errors import DataError
 
 Ids = npt.NDArray[np.uint8]
@@ -49,6 +50,8 @@ def count_copies(ids: Ids, *, splits: "pd.Series[str]") -> tuple[int, int]:
     Returns:
         How many images equal an earlier one, and how many sets of equal ones cross splits.
     """
+    if len(first_appearances(ids)) == len(ids):
+        return 0, 0  # most often so, and found without a copy of all ids
     _, group = np.unique(ids.view(f"V{_SIZE}").reshape(-1), return_inverse=True)
     pairs = np.unique(np.stack([group, pd.factorize(splits)[0]]), axis=1)
     crossing = int((np.bincount(pairs[0]) > 1).sum()) if len(ids) else 0

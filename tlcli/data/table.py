@@ -10,6 +10,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from tlcli.data.label_sets import label_matrix, split_labels
 from tlcli.errors import DataError
@@ -177,7 +179,10 @@ def make_table(
 
 def _canonical(items: pd.DataFrame) -> pd.DataFrame:
     texts = items[list(COLUMNS)].astype(str)
-    return texts.sort_values(["split", "label", "path"], kind="stable", ignore_index=True)
+    # pandas would make a Python object of every text; by bytes of UTF-8 is by code points
+    keys = pa.table({name: pa.array(texts[name]) for name in ("split", "label", "path")})
+    order = pc.sort_indices(keys, [(name, "ascending") for name in keys.column_names])
+    return texts.take(order.to_numpy()).reset_index(drop=True)
 
 
 def _check(table: ImageTable) -> None:
