@@ -11,10 +11,9 @@ from tlcli.data.catalog import load_table
 from tlcli.data.loaders import ImageBatch
 from tlcli.data.preprocessing import Preprocessing
 from tlcli.engine.runtime import Runtime
+from tlcli.recipes.batch_reader import BatchReader, default_workers
 from tlcli.recipes.image_data import (
-    BatchReader,
     absolute_spec,
-    default_workers,
     load_images,
     load_unsplit,
 )

@@ -6,6 +6,7 @@ from tlcli.cli import data_options as d
 from tlcli.cli import options as o
 from tlcli.cli import output as out
 from tlcli.cli import training_options as t
+from tlcli.cli import trunk_options as u
 from tlcli.cli.option_files import chosen_options, is_given, is_resumed
 from tlcli.cli.progress import TerminalTalk
 from tlcli.cli.training_output import show_plan, show_training
@@ -17,6 +18,7 @@ from tlcli.config import (
     OutputConfig,
     RuntimeConfig,
     TrainConfig,
+    TrunkConfig,
 )
 
 
@@ -76,6 +78,11 @@ def finetune(
     max_time: t.MaxTimeOpt = TrainConfig.max_time,
     monitor: t.TrainMonitorOpt = TrainConfig.monitor,
     seed: o.SeedOpt = TrainConfig.seed,
+    trunk_cache: u.TrunkCacheOpt = TrunkConfig.trunk_cache,
+    cache_limit: u.CacheLimitOpt = TrunkConfig.cache_limit,
+    cache_dtype: u.CacheDtypeOpt = TrunkConfig.cache_dtype,
+    views: u.TrunkViewsOpt = TrunkConfig.views,
+    fold_norm: u.TrunkFoldNormOpt = TrunkConfig.fold_norm,
     device: o.DeviceOpt = RuntimeConfig.device,
     num_workers: o.NumWorkersOpt = RuntimeConfig.num_workers,
     amp: o.AmpOpt = RuntimeConfig.amp,

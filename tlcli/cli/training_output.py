@@ -46,5 +46,11 @@ def show_training(summary: Mapping[str, Any], *, as_json: bool) -> None:
         f"Frozen: {frozen['tensors']} parameters and {frozen['buffers']} buffers, "
         f"{frozen['changed']} changed. Time: {summary['seconds']['total']:.0f} s."
     )
+    trunk = summary["trunk_cache"]
+    if trunk["hits"]:
+        asked = trunk["hits"] + trunk["misses"]
+        seconds = trunk["seconds"]["saved"]
+        saved = f", which saved about {seconds:.0f} s" if seconds else ""
+        out.line(f"Frozen part: {trunk['hits']:,} of {asked:,} views were there already{saved}.")
     out.line(f"Run folder: {summary['run']}")
     out.line(f"Next: tlcli evaluate {shlex.quote(summary['run'])} --data OTHER_IMAGES")

@@ -41,3 +41,6 @@ from tlcli.config.training import Optimizer as Optimizer
 from tlcli.config.training import Sampler as Sampler
 from tlcli.config.training import TrainConfig as TrainConfig
 from tlcli.config.training import TrainMonitor as TrainMonitor
+from tlcli.config.trunk import CacheDtype as CacheDtype
+from tlcli.config.trunk import TrunkCache as TrunkCache
+from tlcli.config.trunk import TrunkConfig as TrunkConfig

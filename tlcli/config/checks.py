@@ -30,3 +30,20 @@ def seconds_of(text: str, *, option: str) -> float:
             f"{option} '{text}' is no duration: write 90s, 30m, 2h or 1h30m, above 0."
         )
     return seconds
+
+
+_UNITS = {"": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12}
+_UNITS |= {"kib": 2**10, "mib": 2**20, "gib": 2**30, "tib": 2**40}
+
+
+def bytes_of(text: str, *, option: str) -> int:
+    """Read a size such as `500MB`, `20GB` or `1.5 TiB`.
+
+    Raises:
+        ConfigError: If it is none, or below 1.
+    """
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kmgt]i?b)?", text.strip().lower())
+    size = int(float(found[1]) * _UNITS[found[2] or ""]) if found else 0
+    if size < 1:
+        raise ConfigError(f"{option} '{text}' is no size: write 500MB, 20GB or 1.5TiB, above 0.")
+    return size

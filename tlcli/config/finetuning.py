@@ -13,6 +13,7 @@ from tlcli.config.parts import (
     UnfreezeConfig,
 )
 from tlcli.config.training import Loss, TrainConfig, TrainMonitor
+from tlcli.config.trunk import TrunkConfig
 from tlcli.errors import ConfigError
 
 
@@ -40,6 +41,7 @@ class FinetuneConfig:
     model: ModelConfig = field(default_factory=ModelConfig)
     freezing: FreezingConfig = field(default_factory=FreezingConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
+    trunk: TrunkConfig = field(default_factory=TrunkConfig)
     runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
     output: OutputConfig = field(default_factory=OutputConfig)
 

@@ -23,11 +23,14 @@ Reference = tuple[int, int]
 """Which image of a dataset, and which view of it."""
 
 
+Inputs = Tensor | tuple[Tensor, ...]
+"""uint8 images (B, C, H, W), not normalised; or what a frozen part made of them, each (B, ...)."""
+
+
 class ImageBatch(NamedTuple):
     """B images with what is known of them."""
 
-    images: Tensor
-    """uint8 (B, 3, H, W), or of other channels; not normalised."""
+    images: Inputs
     targets: Tensor
     """int64 (B,), class indices; or bool (B, C), which of any number of classes they have."""
     indices: Tensor

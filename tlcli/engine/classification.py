@@ -7,7 +7,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from tlcli.data.loaders import ImageBatch
+from tlcli.data.loaders import ImageBatch, Inputs
 from tlcli.data.preprocessing import Preprocessing
 from tlcli.engine.class_losses import LossName, cross_entropy, focal_loss
 from tlcli.engine.image_logits import ImageLogits, row_order
@@ -63,7 +63,7 @@ class ClassificationTask:
             return focal_loss(logits, targets, gamma=self.focal_gamma, weights=weights)
         return cross_entropy(logits, targets, label_smoothing=self.label_smoothing, weights=weights)
 
-    def logits(self, images: Tensor) -> Tensor:
+    def logits(self, images: Inputs) -> Tensor:
         """Return float32 logits (B, C) of uint8 images (B, C, H, W)."""
         return self._images.of(images)
 

@@ -45,7 +45,7 @@ class ImageEmbedder:
     """Turns views of image files into features; many threads may call it at once.
 
     Args:
-        extractor: On the device of `runtime`, in eval mode; images (B, 3, H, W) -> features.
+        extractor: On the device of `runtime`, in eval mode; images (B, C, H, W) -> features.
         preprocessing: What its network wants to see.
         augmentation: Of the random views.
         seed: Of the random views.
@@ -64,16 +64,27 @@ class ImageEmbedder:
         Raises:
             DataError: a file cannot be read or decoded.
         """
-        views = [self._pixels(request).permute(1, 2, 0) for request in requests]
-        pixels = torch.stack(views).permute(0, 3, 1, 2)  # as Pillow holds them: channels last
+        return self.features(self.pixels(requests))
+
+    def pixels(self, requests: Sequence[ViewRequest]) -> Tensor:
+        """Return uint8 (B, C, H, W), in channels-last format as Pillow holds them.
+
+        Raises:
+            DataError: a file cannot be read or decoded.
+        """
+        views = [self._view(request).permute(1, 2, 0) for request in requests]
+        return torch.stack(views).permute(0, 3, 1, 2)
+
+    def features(self, pixels: Tensor) -> dict[str, Tensor]:
+        """Return float32 features on the CPU by name, each of shape (B, ...)."""
         mean, std = self.preprocessing.mean, self.preprocessing.std
         with torch.inference_mode(), self.runtime.autocast():
             inputs = normalize(self.runtime.images(pixels), mean=mean, std=std)
             features: dict[str, Tensor] = self.extractor(inputs)
         return {name: tensor.float().cpu() for name, tensor in features.items()}
 
-    def _pixels(self, request: ViewRequest) -> Tensor:
-        picture = read_image(request.path)
+    def _view(self, request: ViewRequest) -> Tensor:
+        picture = read_image(request.path, channels=self.preprocessing.channels)
         if request.view == PLAIN:
             return eval_transform(self.preprocessing)(picture.image)
         generator = view_generator(

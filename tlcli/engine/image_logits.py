@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from tlcli.data.loaders import Inputs
 from tlcli.data.preprocessing import Preprocessing
 from tlcli.data.transforms import normalize
 from tlcli.engine.mixing import Mixture, mixed_images
@@ -17,19 +18,27 @@ class ImageLogits:
     """A network with the pixels that it wants, on a device, in some precision."""
 
     model: nn.Module
-    """From normalised images to logits."""
+    """From normalised images, or from what crosses a boundary, to logits."""
     preprocessing: Preprocessing
     runtime: Runtime
 
-    def of(self, images: Tensor, *, mixture: Mixture | None = None) -> Tensor:
-        """Return float32 logits (B, C) of uint8 images (B, 3, H, W), mixed if asked to."""
-        mean, std = self.preprocessing.mean, self.preprocessing.std
-        inputs = normalize(self.runtime.images(images), mean=mean, std=std)
+    def of(self, images: Inputs, *, mixture: Mixture | None = None) -> Tensor:
+        """Return float32 logits (B, C) of uint8 images (B, C, H, W), mixed if asked to.
+
+        In place of images a model may take what crosses the boundary behind its frozen part.
+        """
+        inputs = self._inputs(images)
         if mixture is not None:
-            inputs = mixed_images(inputs, mixture)
+            inputs = tuple(mixed_images(values, mixture) for values in inputs)
         with self.runtime.autocast():
-            logits: Tensor = self.model(inputs)
+            logits: Tensor = self.model(*inputs)
         return logits.float()
+
+    def _inputs(self, images: Inputs) -> tuple[Tensor, ...]:
+        if isinstance(images, tuple):
+            return tuple(values.to(self.runtime.device, non_blocking=True) for values in images)
+        mean, std = self.preprocessing.mean, self.preprocessing.std
+        return (normalize(self.runtime.images(images), mean=mean, std=std),)
 
     def targets(self, targets: Tensor) -> Tensor:
         """Return targets where the logits are."""

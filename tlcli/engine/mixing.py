@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from tlcli.data.loaders import ImageBatch
+from tlcli.data.loaders import ImageBatch, Inputs
 
 Box = tuple[int, int, int, int]
 """Left, top, right and bottom in pixels."""
@@ -34,7 +34,7 @@ class Mixture:
 class MixedBatch(NamedTuple):
     """B images that are to be mixed; see `ImageBatch`."""
 
-    images: Tensor
+    images: Inputs
     targets: Tensor
     indices: Tensor
     mixture: Mixture
@@ -85,7 +85,7 @@ def cut(share: float, *, middle: tuple[int, int], size: tuple[int, int]) -> Mixt
 
 
 def mixed_images(images: Tensor, mixture: Mixture) -> Tensor:
-    """Mix float images (B, C, H, W), each with the one before it."""
+    """Mix float images (B, C, H, W), or maps of them, each with the one before it."""
     neighbours = images.roll(1, 0)
     if mixture.box is None:
         return images * mixture.share + neighbours * (1 - mixture.share)
@@ -133,5 +133,9 @@ def with_mixing(
     return steps
 
 
-def _size(images: Tensor) -> tuple[int, int]:
-    return int(images.shape[-2]), int(images.shape[-1])
+def _size(inputs: Inputs) -> tuple[int, int]:
+    """Return height and width of images, or of the first value that has them."""
+    if isinstance(inputs, Tensor):
+        return int(inputs.shape[-2]), int(inputs.shape[-1])
+    maps = [values for values in inputs if values.ndim == 4]
+    return _size(maps[0]) if maps else (1, 1)

@@ -7,7 +7,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from tlcli.data.loaders import ImageBatch
+from tlcli.data.loaders import ImageBatch, Inputs
 from tlcli.data.preprocessing import Preprocessing
 from tlcli.engine.class_losses import BinaryLossName, binary_cross_entropy, binary_focal_loss
 from tlcli.engine.image_logits import ImageLogits, row_order
@@ -68,7 +68,7 @@ class MultiLabelTask:
             logits, shares, label_smoothing=self.label_smoothing, positive_weights=weights
         )
 
-    def logits(self, images: Tensor) -> Tensor:
+    def logits(self, images: Inputs) -> Tensor:
         """Return float32 logits (B, C) of uint8 images (B, 3, H, W)."""
         return self._images.of(images)
 

@@ -52,6 +52,8 @@ class SplitNetwork:
     """Of the values that cross the boundary, after the layers that they come from."""
     shapes: tuple[tuple[int, ...], ...]
     """Of these values, for one image."""
+    formats: tuple[torch.memory_format, ...]
+    """In which the trunk gives them."""
 
     @property
     def values_per_image(self) -> int:
@@ -155,16 +157,17 @@ def _is_trained(node: fx.Node, network: nn.Module) -> bool:
 def _halves(network: nn.Module, graph: fx.Graph, sides: _Sides, *, example: Tensor) -> SplitNetwork:
     trunk = _trunk(network, graph, sides)
     kinds = _kinds_of_cut(trunk, sides.cut, example=example)
-    rows = [node for node in sides.cut if isinstance(kinds[node], _Rows)]
+    rows = {node: kind for node in sides.cut if isinstance(kind := kinds[node], _Rows)}
     if not rows:
         raise NoBoundaryError("no value with a row for each image crosses the boundary")
     if len(rows) < len(sides.cut):
-        trunk = _trunk(network, graph, sides, wanted=rows)
+        trunk = _trunk(network, graph, sides, wanted=tuple(rows))
     return SplitNetwork(
         trunk=trunk,
-        tail=_tail(network, graph, sides, kinds=kinds, rows=rows),
+        tail=_tail(network, graph, sides, kinds=kinds, rows=tuple(rows)),
         names=tuple(node.name for node in rows),
-        shapes=tuple(kind.shape for node in rows if isinstance(kind := kinds[node], _Rows)),
+        shapes=tuple(row.shape for row in rows.values()),
+        formats=tuple(row.format for row in rows.values()),
     )
 
 
@@ -186,9 +189,10 @@ def _trunk(
 
 @dataclass(frozen=True)
 class _Rows:
-    """A tensor with one row for each image, of this shape."""
+    """A tensor with one row for each image, of this shape and memory format."""
 
     shape: tuple[int, ...]
+    format: torch.memory_format
 
 
 @dataclass(frozen=True)
@@ -220,13 +224,20 @@ def _kinds_of_cut(
 def _kind(node: fx.Node, fewer: Any, more: Any, *, counts: tuple[int, int]) -> _Kind:
     if isinstance(fewer, Tensor):
         if fewer.ndim > 0 and (fewer.shape[0], more.shape[0]) == counts:
-            return _Rows(tuple(more.shape[1:]))
+            return _Rows(tuple(more.shape[1:]), _format(more))
     elif isinstance(fewer, int | float | str | torch.Size | tuple | type(None)):
         if fewer == more:
             return _Same(fewer)
         if (fewer, more) == counts:
             return _Count()
     raise NoBoundaryError(f"what crosses the boundary at '{node.name}' has no row for each image")
+
+
+def _format(tensor: Tensor) -> torch.memory_format:
+    if tensor.is_contiguous() or tensor.ndim != 4:
+        return torch.contiguous_format
+    is_last = tensor.is_contiguous(memory_format=torch.channels_last)
+    return torch.channels_last if is_last else torch.contiguous_format
 
 
 def _tail(
@@ -270,6 +281,7 @@ def _module(network: nn.Module, graph: fx.Graph) -> fx.GraphModule:
     graph.lint()
     module = fx.GraphModule(network, graph)
     module.graph.eliminate_dead_code()
+    module.delete_all_unused_submodules()
     module.recompile()
     return module
 

@@ -21,11 +21,11 @@ from tlcli.data.boxes.box_splits import limit_boxes, read_box_split, split_boxes
 from tlcli.data.boxes.box_table import BoxTable, Repair, check_judgeable, check_trainable
 from tlcli.engine.runtime import Runtime
 from tlcli.errors import BadImageError, DataError
+from tlcli.recipes.batch_reader import in_groups
 from tlcli.recipes.image_data import (
     absolute_spec,
     bad_images,
     count_copies,
-    in_groups,
     warn_of_copies,
 )
 from tlcli.recipes.talk import Talk

@@ -5,7 +5,8 @@ from collections.abc import Callable, Iterable, Sequence
 from torch import Tensor, from_numpy, nn
 
 from tlcli.config import FinetuneConfig
-from tlcli.data.augment import train_transform
+from tlcli.data.augment import TrainTransform, train_transform
+from tlcli.data.loaders import ImageBatch
 from tlcli.engine.class_losses import balanced_positive_weights, balanced_weights
 from tlcli.engine.classification import ClassificationTask
 from tlcli.engine.interrupts import StopSignals
@@ -17,6 +18,7 @@ from tlcli.recipes.finetune_job import Job, first_state
 from tlcli.recipes.judging import plain_task
 from tlcli.recipes.talk import Talk
 from tlcli.recipes.training_run import Training
+from tlcli.recipes.trunk_training import TrunkTraining
 from tlcli.results.run_dir import RunDirectory
 
 Steps = Callable[[int, int], Iterable[Sequence[Batch]]]
@@ -25,24 +27,27 @@ Steps = Callable[[int, int], Iterable[Sequence[Batch]]]
 
 def prepare_training(
     folder: RunDirectory, job: Job, *, signals: StopSignals, talk: Talk
-) -> Training:
+) -> tuple[Training, TrunkTraining]:
     """Put the model, the optimizer and the data together."""
-    train, preprocessing, runtime = job.config.train, job.backbone.preprocessing, job.runtime
-    steps_per_epoch, train_steps = training_batches_of(job)
+    train, runtime = job.config.train, job.runtime
+    steps_per_epoch, _ = training_batches_of(job)
     state = first_state(
         job.model, job.plan, train=train, runtime=runtime, steps_per_epoch=steps_per_epoch
     )
+    images = TrunkTraining(
+        job, state, transform=train_transform_of(job), check_stop=signals.check, talk=talk
+    )
     judged = plain_task(
-        state.judged,
-        preprocessing=preprocessing,
+        images.judged,
+        preprocessing=images.preprocessing,
         runtime=runtime,
         is_multi_label=job.images.table.is_multi_label,
     )
     paths = job.images.table.part("train")["path"]
     _tell_of_the_loss(job.config, talk=talk)
-    return Training(
+    training = Training(
         command="finetune",
-        task=task_of(job, state.model),
+        task=task_of(job, images.model),
         state=state,
         run=folder,
         runtime=runtime,
@@ -52,36 +57,48 @@ def prepare_training(
         max_seconds=train.max_seconds,
         monitor=job.config.monitor,
         clip_grad=train.clip_grad,
-        train_steps=train_steps,
+        train_steps=_mixed(images.steps, job),
         validate=lambda: evaluate(
             judged.model,
-            job.reader.evaluation("val"),
+            images.evaluation("val"),
             evaluator=judged.evaluator(),
             check_stop=signals.check,
         ).compute(),
         file_of=lambda index: str(paths[index]),
         talk=talk,
     )
+    return training, images
 
 
 def training_batches_of(job: Job) -> tuple[int, Steps]:
-    """Return the steps of an epoch, and the batches of each as the options want them."""
+    """Return the steps of an epoch, and batches of images for each as the options want them."""
     train = job.config.train
     steps_per_epoch, train_steps = job.reader.training(
-        transform=train_transform(
-            job.backbone.preprocessing,
-            level=train.augment,
-            crop_scale=train.crop_scale,
-            color_jitter=train.color_jitter,
-            random_erasing=train.random_erasing,
-        ),
+        transform=train_transform_of(job),
         grad_accum_steps=train.grad_accum_steps,
         is_balanced=train.sampler == "balanced",
     )
+    return steps_per_epoch, _mixed(train_steps, job)
+
+
+def train_transform_of(job: Job) -> TrainTransform:
+    """Return what makes the views of train images."""
+    train = job.config.train
+    return train_transform(
+        job.backbone.preprocessing,
+        level=train.augment,
+        crop_scale=train.crop_scale,
+        color_jitter=train.color_jitter,
+        random_erasing=train.random_erasing,
+    )
+
+
+def _mixed(train_steps: Callable[[int, int], Iterable[Sequence[ImageBatch]]], job: Job) -> Steps:
+    train = job.config.train
     if not train.mixup and not train.cutmix:
-        return steps_per_epoch, train_steps
+        return train_steps
     mixing = Mixing(mixup=train.mixup, cutmix=train.cutmix)
-    return steps_per_epoch, with_mixing(train_steps, mixing=mixing, seed=job.runtime.seed)
+    return with_mixing(train_steps, mixing=mixing, seed=job.runtime.seed)
 
 
 def task_of(job: Job, model: nn.Module) -> ClassificationTask | MultiLabelTask:

@@ -20,9 +20,9 @@ from tlcli.models.detectors.saved_detector import (
     read_detector_description,
 )
 from tlcli.models.staged import StagedModel
+from tlcli.recipes.batch_reader import default_workers
 from tlcli.recipes.box_data import BoxReader, RunBoxes, load_run_boxes, require_box_parts
 from tlcli.recipes.finetune_job import check_unchanged, warn_of_holes
-from tlcli.recipes.image_data import default_workers
 from tlcli.recipes.talk import Talk
 from tlcli.recipes.training_plan import TrainingPlan, decided_options, plan_training
 from tlcli.results.run_dir import RunDirectory

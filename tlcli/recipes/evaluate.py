@@ -16,6 +16,7 @@ from tlcli.errors import ConfigError, ModelError
 from tlcli.models.detectors.architectures import ARCHITECTURES
 from tlcli.models.detectors.torchvision_detectors import NAMED, PREFIX
 from tlcli.models.saved_model import load_network
+from tlcli.recipes.batch_reader import BatchReader, default_workers
 from tlcli.recipes.evaluate_detector import (
     evaluate_detector,
     evaluate_detector_run,
@@ -35,10 +36,8 @@ from tlcli.recipes.evaluation_setup import (
 from tlcli.recipes.feature_folder import head_run_of
 from tlcli.recipes.finetune_job import load_backbone
 from tlcli.recipes.image_data import (
-    BatchReader,
     RunImages,
     absolute_spec,
-    default_workers,
     load_images,
     load_unsplit,
     tell_of_channels,

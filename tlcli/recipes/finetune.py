@@ -63,6 +63,7 @@ from tlcli.recipes.training_plan import (
     describe_plan,
     plan_training,
 )
+from tlcli.recipes.trunk_training import TrunkTraining
 from tlcli.results.figures import draw_training_curves
 from tlcli.results.records import EvalReport
 from tlcli.results.run_dir import RunDirectory, check_free
@@ -219,7 +220,7 @@ def _write_start(folder: RunDirectory, job: Job) -> None:
 
 def _train_and_judge(folder: RunDirectory, job: Job, *, is_resumed: bool, talk: Talk) -> None:
     with StopSignals() as signals:
-        training = prepare_training(folder, job, signals=signals, talk=talk)
+        training, images = prepare_training(folder, job, signals=signals, talk=talk)
         history = training.go_on() if is_resumed else training.start()
         try:
             if job.config.freezing.init_head:
@@ -231,14 +232,17 @@ def _train_and_judge(folder: RunDirectory, job: Job, *, is_resumed: bool, talk: 
                 path = folder.path / "training_curves.png"
                 draw_training_curves(path, rows=rows, metric=curve)
             started = time.perf_counter()
-            reports = _judge_best(folder, job, model=training.state.judged, signals=signals)
+            reports = _judge_best(folder, job, images=images, signals=signals)
         except StopRequested as error:
             raise training.interrupted(history, signal_number=signals.received or 0) from error
+        finally:
+            images.close()
     record_end(
         folder,
         best=history.best_json(job.config.monitor),
         stopped=history.stopped,
         reports=reports,
+        trunk_cache=images.record(),
         seconds={
             "prepare": job.seconds_prepare,
             "train": history.seconds_train,
@@ -249,15 +253,15 @@ def _train_and_judge(folder: RunDirectory, job: Job, *, is_resumed: bool, talk: 
 
 
 def _judge_best(
-    folder: RunDirectory, job: Job, *, model: nn.Module, signals: StopSignals
+    folder: RunDirectory, job: Job, *, images: TrunkTraining, signals: StopSignals
 ) -> dict[str, EvalReport]:
     """Judge the best epoch on the part that chose it and on the one that was kept for the end."""
     return {
         split: judge(
-            model,
+            images.judged,
             class_names=job.images.table.classes,
             titles=job.images.table.class_titles,
-            reader=job.reader,
+            reader=images,
             split=split,
             folder=folder.evaluation_dir(split),
             check_stop=signals.check,

@@ -23,11 +23,10 @@ from tlcli.models.head import parse_head, replace_heads
 from tlcli.models.saved_model import ModelDescription, read_description
 from tlcli.models.staged import StagedModel, norms_of
 from tlcli.models.stochastic_layers import set_drop_path, set_head_dropout
+from tlcli.recipes.batch_reader import BatchReader, default_workers
 from tlcli.recipes.head_in_network import start_from_head
 from tlcli.recipes.image_data import (
-    BatchReader,
     RunImages,
-    default_workers,
     load_images,
     require_parts,
     tell_of_channels,

@@ -1,17 +1,18 @@
 """A model judged on a split: metrics with intervals, and the files that show why."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
 from tlcli.data.label_sets import LABEL_SEPARATOR, split_labels
+from tlcli.data.loaders import ImageBatch
 from tlcli.data.preprocessing import Preprocessing
-from tlcli.data.table import some_names
+from tlcli.data.table import ImageTable, some_names
 from tlcli.engine.classification import ClassificationTask, outputs_of
 from tlcli.engine.loop import evaluate
 from tlcli.engine.metrics import classification_report
@@ -19,11 +20,29 @@ from tlcli.engine.multi_label import MultiLabelEvaluator, MultiLabelTask
 from tlcli.engine.multi_label_metrics import multi_label_report
 from tlcli.engine.runtime import Runtime
 from tlcli.errors import DataError
-from tlcli.recipes.image_data import BatchReader
 from tlcli.results.counted import counted
 from tlcli.results.evaluation_files import write_evaluation
 from tlcli.results.multi_label_files import write_multi_label_evaluation
 from tlcli.results.records import EvalReport
+
+
+class SplitReader(Protocol):
+    """The images of a table, as a model takes them."""
+
+    @property
+    def table(self) -> ImageTable:
+        """The images."""
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """The pixels that the model wants."""
+
+    @property
+    def runtime(self) -> Runtime:
+        """Device, precision and seed."""
+
+    def evaluation(self, split: str) -> Iterator[ImageBatch]:
+        """Yield every image of a split once, in the order of its rows."""
 
 
 def judge(
@@ -31,7 +50,7 @@ def judge(
     *,
     class_names: Sequence[str],
     titles: Mapping[str, str],
-    reader: BatchReader,
+    reader: SplitReader,
     split: str,
     folder: Path,
     check_stop: Callable[[], None] = lambda: None,

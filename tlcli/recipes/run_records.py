@@ -142,12 +142,13 @@ def record_end(
     stopped: str | None,
     reports: Mapping[str, EvalReport],
     seconds: Mapping[str, float],
+    trunk_cache: Mapping[str, Any] | None = None,
 ) -> None:
     """Write what came out, why training stopped before its last epoch, and how long it took."""
     folder.update(
         best=best,
         stopped=stopped,
         results={split: report.summary() for split, report in reports.items()},
-        trunk_cache={"hits": 0, "misses": 0, "bytes": 0},
+        trunk_cache=trunk_cache or {"hits": 0, "misses": 0, "bytes": 0},
         seconds={**seconds, "total": sum(seconds.values())},
     )

@@ -4,7 +4,7 @@ import csv
 import errno
 import os
 import secrets
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -102,6 +102,40 @@ def exclusive(folder: Path) -> Iterator[None]:
         yield
     finally:
         os.close(descriptor)
+
+
+def hold(path: Path) -> Callable[[], None]:
+    """Mark a file as in use, until what is returned is called or this process ends.
+
+    Systems without `flock` (Windows) go on unmarked.
+
+    Raises:
+        MachineError: If the file cannot be made.
+    """
+    try:
+        import fcntl
+    except ImportError:
+        return lambda: None
+    with machine_errors(path, action="mark as in use"):
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        fcntl.flock(descriptor, fcntl.LOCK_SH)
+    return lambda: os.close(descriptor)
+
+
+def is_held(path: Path) -> bool:
+    """Say whether a process, this one too, marks a file as in use."""
+    try:
+        import fcntl
+    except ImportError:
+        return False
+    if not path.exists():
+        return False
+    with path.open("rb") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            return True
+    return False
 
 
 def write_text(path: Path, text: str) -> None:

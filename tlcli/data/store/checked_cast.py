@@ -6,12 +6,13 @@ from torch import Tensor
 from tlcli.errors import DataError
 
 
-def cast_checked(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+def cast_checked(tensor: Tensor, dtype: torch.dtype, *, option: str = "--dtype") -> Tensor:
     """Cast values for storage; floating types round, everything else must stay what it is.
 
     Args:
         tensor: Any shape, any device.
         dtype: A floating type, or uint8 for whole numbers from 0 to 255.
+        option: With which the user chooses the type.
 
     Raises:
         DataError: NaN or infinite values, values beyond the range of `dtype`, or values that an
@@ -24,7 +25,7 @@ def cast_checked(tensor: Tensor, dtype: torch.dtype) -> Tensor:
         if not torch.equal(cast.to(tensor.dtype), tensor):
             raise DataError(f"{_largest(tensor)} or a fraction does not fit {_name(dtype)}.")
     elif not bool(torch.isfinite(cast).all()):
-        raise DataError(f"{_largest(tensor)} exceeds {_name(dtype)}: use {_wider(dtype)}.")
+        raise DataError(f"{_largest(tensor)} exceeds {_name(dtype)}: use {option} {_wider(dtype)}.")
     return cast
 
 
@@ -43,7 +44,7 @@ def _largest(tensor: Tensor) -> str:
 
 
 def _wider(dtype: torch.dtype) -> str:
-    return "--dtype bfloat16 or float32" if dtype == torch.float16 else "--dtype float32"
+    return "bfloat16 or float32" if dtype == torch.float16 else "float32"
 
 
 def _name(dtype: torch.dtype) -> str:

@@ -25,6 +25,7 @@ from torch import Tensor
 from tlcli.data.store import store_items
 from tlcli.data.store.checked_cast import cast_checked
 from tlcli.data.store.row_ids import NOWHERE, Locations, RowIds, RowIndex, first_appearances
+from tlcli.data.store.row_reader import RowReader
 from tlcli.data.store.shard_files import ShardPlan, read_shard, shard_name, specs_of, write_shard
 from tlcli.data.store.shard_header import IDS, TensorSpec
 from tlcli.data.store.store_folder import StoreFolder, items_path
@@ -33,7 +34,15 @@ from tlcli.data.store.stored_rows import StoredRows
 from tlcli.errors import ConfigError, DataError
 from tlcli.results.counted import counted
 
-__all__ = ["ShardPlan", "StoredRows", "TensorSpec", "TensorStore", "cast_checked", "digest_of_key"]
+__all__ = [
+    "RowReader",
+    "ShardPlan",
+    "StoredRows",
+    "TensorSpec",
+    "TensorStore",
+    "cast_checked",
+    "digest_of_key",
+]
 
 
 class TensorStore:
@@ -252,13 +261,23 @@ class TensorStore:
         Raises:
             DataError: the store has no tensor of some name.
         """
-        chosen = tuple(self.tensors if names is None else names)
-        unknown = [name for name in chosen if name not in self.tensors]
-        if unknown:
-            has = ", ".join(self.tensors) or "none yet"
-            raise DataError(f"'{self.path}' has no tensor '{unknown[0]}'; it has: {has}.")
-        specs = {name: self.tensors[name] for name in chosen}
-        return StoredRows(self._folder.listed_files(), locations, specs=specs)
+        return StoredRows(self._folder.listed_files(), locations, specs=self._specs_of(names))
+
+    def reader(self, names: Sequence[str] | None = None) -> RowReader:
+        """Read rows at random, as often as needed; it knows the shards that are listed now.
+
+        Args:
+            names: Tensors, in this order; all by default.
+
+        Raises:
+            DataError: the store has no tensor of some name.
+        """
+        chosen, shards = tuple(self._specs_of(names)), self._folder.listed_files()
+        return RowReader(
+            lambda number: read_shard(
+                shards[number].path, expected=shards[number].header, names=chosen
+            )
+        )
 
     def read(self, ids: RowIds, names: Sequence[str] | None = None) -> dict[str, Tensor]:
         """Read rows into memory: by name, (N, ...) in the stored type, in the order of `ids`.
@@ -290,6 +309,14 @@ class TensorStore:
             tensors = (read_shard(f.path, expected=f.header, names=(IDS,))[IDS] for f in files)
             self._known_rows = RowIndex((ids.numpy() for ids in tensors), total=len(self))
         return self._known_rows
+
+    def _specs_of(self, names: Sequence[str] | None) -> dict[str, TensorSpec]:
+        chosen = tuple(self.tensors if names is None else names)
+        unknown = [name for name in chosen if name not in self.tensors]
+        if unknown:
+            has = ", ".join(self.tensors) or "none yet"
+            raise DataError(f"'{self.path}' has no tensor '{unknown[0]}'; it has: {has}.")
+        return {name: self.tensors[name] for name in chosen}
 
     def _plan_of(self, ids: RowIds, *, positions: npt.NDArray[np.int64]) -> ShardPlan:
         name = shard_name(ids, key_digest=self.key_digest)

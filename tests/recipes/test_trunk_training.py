@@ -1,0 +1,275 @@
+"""A frozen part that is computed once gives the same training as one computed every time."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from toy import make_split_folders
+
+from recipes.runs import (
+    evaluate,
+    finetune,
+    finetune_config,
+    metrics_of,
+    record_of,
+    results_of,
+)
+from tlcli.errors import ConfigError, DataError, MachineError
+from tlcli.models.boundary import NoBoundaryError
+from tlcli.recipes.trunk_places import list_trunks, trunks_root
+
+LOSSLESS: dict[str, Any] = {"cache_dtype": "float32", "fold_norm": False, "views": 2}
+FROZEN: dict[str, Any] = {"unfreeze": "layer4", "epochs": 4}
+
+
+@pytest.fixture(autouse=True)
+def own_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("TLCLI_CACHE_DIR", str(tmp_path / "cache"))
+
+
+def trunk_of(run: Path) -> dict[str, Any]:
+    kept: dict[str, Any] = record_of(run)["trunk_cache"]
+    return kept
+
+
+def comparable(run: Path) -> tuple[object, ...]:
+    """Return all results, the record of options and of the cache left out."""
+    return results_of(run)
+
+
+@pytest.mark.parametrize("tier", ["ram", "disk"])
+@pytest.mark.parametrize(
+    "options",
+    [
+        pytest.param({}, id="plain"),
+        pytest.param({"augment": "strong"}, id="strong views"),
+        pytest.param({"augment": "none"}, id="no random views"),
+        pytest.param({"mixup": 0.4}, id="mixup"),
+        pytest.param({"cutmix": 1.0}, id="cutmix"),
+        pytest.param({"ema": 0.9}, id="average"),
+        pytest.param({"grad_accum_steps": 2}, id="two batches per step"),
+        pytest.param({"sampler": "balanced"}, id="balanced"),
+        pytest.param({"freeze_norm": True, "head_dropout": 0.5}, id="dropout"),
+    ],
+)
+def test_run__kept_values_change_nothing(
+    tmp_path: Path, photos: Path, resnet_file: Path, tier: str, options: dict[str, Any]
+) -> None:
+    common = {"data": photos, "weights": resnet_file, **FROZEN, **LOSSLESS, **options}
+    finetune(tmp_path / "off", trunk_cache="off", **common)
+    finetune(tmp_path / "kept", trunk_cache=tier, **common)
+
+    assert comparable(tmp_path / "kept") == comparable(tmp_path / "off")
+    assert trunk_of(tmp_path / "off")["hits"] == 0
+    assert trunk_of(tmp_path / "kept")["hits"] > 0
+
+
+def test_run__off_is_the_whole_network_on_the_same_views(
+    tmp_path: Path, photos: Path, resnet_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    common = {"data": photos, "weights": resnet_file, **FROZEN, **LOSSLESS}
+    finetune(tmp_path / "apart", trunk_cache="off", **common)
+
+    def refuse(*_: object, **__: object) -> None:
+        raise NoBoundaryError("not in this test")
+
+    monkeypatch.setattr("tlcli.recipes.trunk_phase.split_network", refuse)
+    finetune(tmp_path / "whole", trunk_cache="off", **common)
+
+    assert comparable(tmp_path / "apart") == comparable(tmp_path / "whole")
+
+
+def test_run__second_run_computes_nothing_and_is_the_same(
+    tmp_path: Path, photos: Path, resnet_file: Path
+) -> None:
+    common = {"data": photos, "weights": resnet_file, **FROZEN, "trunk_cache": "disk", "views": 2}
+    finetune(tmp_path / "first", **common)
+    finetune(tmp_path / "second", **common)
+
+    # 12 train images in 2 views, 9 val and 6 test images; asked for 4 times, 4 times and once more
+    first, second = trunk_of(tmp_path / "first"), trunk_of(tmp_path / "second")
+    assert first["misses"] == 12 * 2 + 9 + 6
+    asked = 4 * 12 + 4 * 9 + 9 + 6
+    assert first["hits"] == asked - first["misses"]
+    assert (second["misses"], second["hits"], second["bytes"]) == (0, asked, 0)
+    assert comparable(tmp_path / "first") == comparable(tmp_path / "second")
+
+
+def test_run__another_head_seed_and_data_share_the_store(
+    tmp_path: Path, photos: Path, resnet_file: Path
+) -> None:
+    common = {"weights": resnet_file, **FROZEN, "trunk_cache": "disk", "augment": "none"}
+    finetune(tmp_path / "first", data=photos, **common)
+    (photos_and_one := tmp_path / "more")
+    shutil.copytree(photos, photos_and_one)
+    more = make_split_folders(tmp_path / "other", counts={"train": 5, "val": 3, "test": 2})
+    new = sorted((more / "train" / "ant").iterdir())[-1]
+    shutil.copy(new, photos_and_one / "train" / "ant" / "new.png")
+
+    finetune(tmp_path / "second", data=photos_and_one, seed=3, head="mlp:8", lr=1e-2, **common)
+
+    assert trunk_of(tmp_path / "second")["misses"] == 1
+    assert len(list_trunks()) == 1
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"unfreeze": "layer3,layer4"},
+        {"cache_dtype": "bfloat16"},
+        {"fold_norm": False},
+        {"mean": "0.4", "std": "0.3"},
+        {"channels_last": False},
+    ],
+)
+def test_run__what_changes_values_has_a_store_of_its_own(
+    tmp_path: Path, photos: Path, resnet_file: Path, change: dict[str, Any]
+) -> None:
+    common = {
+        "data": photos,
+        "weights": resnet_file,
+        **FROZEN,
+        "trunk_cache": "disk",
+        "augment": "none",
+    }
+    finetune(tmp_path / "first", **common)
+    finetune(tmp_path / "second", **{**common, **change})
+
+    assert trunk_of(tmp_path / "second")["misses"] == 12 + 9 + 6
+    assert len(list_trunks()) == 2
+
+
+def test_run__another_strength_of_views_is_computed_anew(
+    tmp_path: Path, photos: Path, resnet_file: Path
+) -> None:
+    common = {"data": photos, "weights": resnet_file, **FROZEN, "trunk_cache": "disk", "views": 1}
+    finetune(tmp_path / "first", augment="light", **common)
+    finetune(tmp_path / "second", augment="light", crop_scale=0.7, **common)
+
+    assert trunk_of(tmp_path / "second")["misses"] == 12, "val and test are shared"
+
+
+def test_run__every_phase_has_its_boundary(tmp_path: Path, photos: Path, resnet_file: Path) -> None:
+    common = {
+        "data": photos,
+        "weights": resnet_file,
+        "schedule": "0:head,2:layer4,4:layer3,6:all",
+        "epochs": 8,
+        **LOSSLESS,
+    }
+    finetune(tmp_path / "off", trunk_cache="off", **common)
+    finetune(tmp_path / "kept", trunk_cache="disk", **common)
+
+    phases = trunk_of(tmp_path / "kept")["phases"]
+    assert [phase.get("shapes") for phase in phases[:3]] != [None] * 3
+    assert len({json.dumps(phase.get("boundary")) for phase in phases[:3]}) == 3
+    assert phases[3]["why"] == "nothing is frozen before the first layer that is trained"
+    assert comparable(tmp_path / "kept") == comparable(tmp_path / "off")
+
+
+def test_run__fp16_is_near(tmp_path: Path, photos: Path, resnet_file: Path) -> None:
+    common = {"data": photos, "weights": resnet_file, **FROZEN, "views": 2}
+    finetune(tmp_path / "off", trunk_cache="off", **common)
+    finetune(tmp_path / "kept", trunk_cache="disk", **common)
+
+    for one, other in zip(metrics_of(tmp_path / "off"), metrics_of(tmp_path / "kept"), strict=True):
+        assert float(other["train/loss"]) == pytest.approx(float(one["train/loss"]), rel=1e-2)
+
+
+def test_run__resumed_in_the_middle_is_the_same(
+    tmp_path: Path, photos: Path, resnet_file: Path
+) -> None:
+    common = {"data": photos, "weights": resnet_file, **FROZEN, **LOSSLESS, "trunk_cache": "disk"}
+    finetune(tmp_path / "whole", **common)
+    finetune(tmp_path / "parts", **common, max_time="0.001s")
+    finetune(tmp_path / "parts", resume=True, max_time="1h")
+
+    assert metrics_of(tmp_path / "parts") == metrics_of(tmp_path / "whole")
+
+
+def test_run__damaged_store_is_computed_again(
+    tmp_path: Path, photos: Path, resnet_file: Path
+) -> None:
+    common = {"data": photos, "weights": resnet_file, **FROZEN, "trunk_cache": "disk", "views": 1}
+    finetune(tmp_path / "first", **common)
+    (store,) = trunks_root().iterdir()
+    victim = sorted((store / "shards").iterdir())[0]
+    victim.write_bytes(victim.read_bytes()[:100])
+
+    _, talk = finetune(tmp_path / "second", **common)
+
+    assert any("Missing or damaged" in warning for warning in talk.warnings)
+    assert trunk_of(tmp_path / "second")["misses"] > 0
+    assert comparable(tmp_path / "first") == comparable(tmp_path / "second")
+
+
+def test_run__auto_says_what_and_why(tmp_path: Path, photos: Path, resnet_file: Path) -> None:
+    common = {"data": photos, "weights": resnet_file, "unfreeze": "layer4"}
+    _, short = finetune(tmp_path / "short", epochs=2, **common)
+    finetune(tmp_path / "long", epochs=12, **common)
+
+    assert any(
+        "not kept (nothing to gain from 1.3 uses of each of 33 views" in note
+        for note in short.notes
+    )
+    assert trunk_of(tmp_path / "long")["phases"][0]["kept"] == "disk"
+    assert trunk_of(tmp_path / "long")["phases"][0]["views"] == 4
+
+
+def test_run__limit(tmp_path: Path, photos: Path, resnet_file: Path) -> None:
+    common = {"data": photos, "weights": resnet_file, "unfreeze": "layer4", "epochs": 12}
+    _, talk = finetune(tmp_path / "auto", cache_limit="1KB", **common)
+    assert any("do not fit --cache-limit 1KB" in note for note in talk.notes)
+    assert list_trunks() == []
+
+    with pytest.raises(ConfigError, match="do not fit --cache-limit"):
+        finetune(tmp_path / "disk", cache_limit="1KB", trunk_cache="disk", **common)
+    with pytest.raises(MachineError, match="holds more than --cache-limit allows"):
+        finetune(tmp_path / "ram", cache_limit="1KB", trunk_cache="ram", **common)
+
+
+def test_run__oldest_store_makes_room(tmp_path: Path, photos: Path, resnet_file: Path) -> None:
+    common = {"data": photos, "weights": resnet_file, "epochs": 4, "trunk_cache": "disk"}
+    common |= {"augment": "none"}
+    finetune(tmp_path / "a", unfreeze="layer4", **common)
+    (old,) = list_trunks()
+    limit = 6 * old.bytes  # layer2 has four times as many values, and the rest of a store counts
+
+    _, talk = finetune(tmp_path / "b", unfreeze="layer3,layer4", cache_limit=str(limit), **common)
+
+    assert [store.path for store in list_trunks()] != [old.path]
+    assert len(list_trunks()) == 1
+    assert any("not used for longest" in note for note in talk.notes)
+
+
+def test_run__overflow_names_the_option(
+    tmp_path: Path, photos: Path, resnet_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    common = {"data": photos, "weights": resnet_file, **FROZEN, "trunk_cache": "disk"}
+    with pytest.raises(DataError, match="--cache-dtype"):
+        finetune(tmp_path / "run", std="1e-9", **common)
+
+
+def test_run__evaluate_agrees(tmp_path: Path, photos: Path, resnet_file: Path) -> None:
+    common = {"data": photos, "weights": resnet_file, **FROZEN, **LOSSLESS, "trunk_cache": "disk"}
+    summary, _ = finetune(tmp_path / "run", **common)
+
+    again, _ = evaluate(target=tmp_path / "run")
+
+    assert again.report.metrics == pytest.approx(summary["results"]["test"]["metrics"], abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"views": 0, "trunk_cache": "disk"}, "--views 0 shows every image anew"),
+        ({"views": -1}, "--views must be 0 or more, not -1"),
+        ({"cache_limit": "much"}, "--cache-limit 'much' is no size"),
+        ({"cache_limit": "0GB"}, "--cache-limit '0GB' is no size"),
+    ],
+)
+def test_config__refuses(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        finetune_config(None, **options)

@@ -1,0 +1,49 @@
+"""Options of `finetune` for the part of a network that is not trained."""
+
+from typing import Annotated
+
+from tlcli import config
+from tlcli.cli.options import option
+
+_PANEL = "Frozen part"
+
+TrunkCacheOpt = Annotated[
+    config.TrunkCache,
+    option(
+        "--trunk-cache",
+        panel=_PANEL,
+        text="Where to keep what the frozen part makes of every view, so that it is computed once: "
+        "disk serves later runs too; auto decides by cost and says why.",
+    ),
+]
+CacheLimitOpt = Annotated[
+    str,
+    option(
+        "--cache-limit",
+        panel=_PANEL,
+        text="Room for all that is kept, such as 500MB or 1TiB; what was not used for longest "
+        "goes first.",
+    ),
+]
+CacheDtypeOpt = Annotated[
+    config.CacheDtype,
+    option("--cache-dtype", panel=_PANEL, text="How it is kept; float32 loses nothing."),
+]
+TrunkViewsOpt = Annotated[
+    int | None,
+    option(
+        "--views",
+        panel=_PANEL,
+        text="Random views of every train image that take turns, epoch by epoch; 0 is a fresh one "
+        "in each. Without it 4 where they are kept, else 0.",
+    ),
+]
+TrunkFoldNormOpt = Annotated[
+    bool,
+    option(
+        "--fold-norm/--no-fold-norm",
+        " /--no-fold",
+        panel=_PANEL,
+        text="Fold BatchNorm of the frozen part into convolutions: faster, the last digits differ.",
+    ),
+]

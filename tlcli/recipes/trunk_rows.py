@@ -1,0 +1,224 @@
+"""What crosses the boundary, by image and view: computed each time, or once and kept."""
+
+import itertools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from tlcli.data.content_ids import Ids
+from tlcli.data.store.row_ids import NOWHERE, RowIndex, first_appearances
+from tlcli.data.store.row_reader import RowReader
+from tlcli.data.store.tensor_store import ShardPlan, TensorStore, cast_checked
+from tlcli.engine.extraction import Features, ViewRequest, joined, single_threaded_operators
+from tlcli.engine.trunk_pass import TrunkPass
+from tlcli.errors import MachineError
+from tlcli.recipes.talk import Talk
+
+SHARD_BYTES = 64 << 20
+"""Of a stored shard at most: what is lost when a process is killed."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Views:
+    """N views of image files."""
+
+    requests: Sequence[ViewRequest]
+    ids: Ids
+    """Of content and view, shape (N, 32)."""
+
+    def part(self, positions: NDArray[np.int64]) -> "Views":
+        """Return some of them."""
+        return Views(
+            requests=[self.requests[position] for position in positions.tolist()],
+            ids=self.ids[positions],
+        )
+
+    def __len__(self) -> int:
+        return len(self.requests)
+
+
+@dataclass(kw_only=True)
+class RowCounts:
+    """What a run found and what it computed."""
+
+    uses: int = 0
+    """How often a view was asked for."""
+    misses: int = 0
+    """How often one was computed."""
+    bytes: int = 0
+    """Of what was computed, as it is kept."""
+
+    @property
+    def hits(self) -> int:
+        """How often a view was asked for that needed not be computed."""
+        return max(0, self.uses - self.misses)
+
+
+class TrunkRows(Protocol):
+    """Where the values of views come from."""
+
+    counts: RowCounts
+
+    def prepare(self, views: Views, *, label: str) -> None:
+        """Make sure that the values of these views are there, where they are kept."""
+
+    def take(self, views: Views) -> Features:
+        """Return values by name, (N, ...), on the CPU, the caller's to change."""
+
+    def release(self) -> None:
+        """Give back memory; they are not asked for any more."""
+
+
+@dataclass(kw_only=True)
+class FreshRows:
+    """Values that are computed whenever they are needed."""
+
+    trunk: TrunkPass
+    counts: RowCounts = field(default_factory=RowCounts)
+
+    def prepare(self, views: Views, *, label: str) -> None:
+        """Do nothing."""
+
+    def take(self, views: Views) -> Features:
+        """Compute values, float32."""
+        self.counts.uses += len(views)
+        self.counts.misses += len(views)
+        return self.trunk.values(views.requests)
+
+    def release(self) -> None:
+        """Do nothing."""
+
+
+@dataclass(kw_only=True)
+class KeptRows:
+    """Values in memory, as long as the run takes."""
+
+    trunk: TrunkPass
+    dtype: torch.dtype
+    most_bytes: int
+    """Beyond this an error ends the run."""
+    talk: Talk
+    counts: RowCounts = field(default_factory=RowCounts)
+    _ids: list[Ids] = field(default_factory=list)
+    _blocks: list[dict[str, Tensor]] = field(default_factory=list)
+    _index: RowIndex | None = None
+
+    def prepare(self, views: Views, *, label: str) -> None:
+        """Compute the values that are not in memory yet.
+
+        Raises:
+            MachineError: if they take more than `most_bytes`.
+        """
+        missing = _missing(views, self._index)
+        if not len(missing):
+            return
+        wanted = views.part(missing)
+        computed = self.trunk.batches(wanted.requests)
+        with single_threaded_operators():
+            tracked = self.talk.track(computed, label=label, num_images=len(wanted))
+            block = joined([_cast(batch.values, self.dtype) for batch in tracked])
+        self.counts.misses += len(wanted)
+        self.counts.bytes += bytes_of(block)
+        if self.counts.bytes > self.most_bytes:
+            raise MachineError(
+                f"--trunk-cache ram holds more than --cache-limit allows ({self.most_bytes >> 20} "
+                "MiB): use --trunk-cache disk, fewer --views, or a larger --cache-limit."
+            )
+        self._blocks.append(block)
+        self._ids.append(wanted.ids)
+        total = sum(len(ids) for ids in self._ids)
+        self._index = RowIndex(iter(self._ids), total=total)
+
+    def take(self, views: Views) -> Features:
+        """Copy values, in the dtype they are kept in."""
+        assert self._index is not None, "prepare() comes first"
+        self.counts.uses += len(views)
+        return RowReader(self._blocks.__getitem__).take(self._index.locate(views.ids))
+
+    def release(self) -> None:
+        """Forget all values."""
+        self._blocks, self._ids, self._index = [], [], None
+
+
+@dataclass(kw_only=True)
+class StoredTrunkRows:
+    """Values in a tensor store, for this run and all that follow."""
+
+    trunk: TrunkPass
+    store: TensorStore
+    end_use: Callable[[], None]
+    """Lets other runs delete the store."""
+    dtype: torch.dtype
+    row_bytes: int
+    talk: Talk
+    counts: RowCounts = field(default_factory=RowCounts)
+    _reader: RowReader | None = None
+
+    def prepare(self, views: Views, *, label: str) -> None:
+        """Compute the values that are not stored yet, shard by shard.
+
+        Raises:
+            DataError: an image cannot be read, or a value does not fit the dtype.
+            MachineError: the disk refuses.
+        """
+        batch_size = self.trunk.batch_size  # a whole number of batches in a shard
+        rows = max(1, SHARD_BYTES // self.row_bytes // batch_size) * batch_size
+        plans = self.store.adopt(self.store.plan(views.ids, rows_per_shard=rows))
+        left = [plan for plan in plans if not self.store.is_written(plan)]
+        self._compute(left, views, label=label)
+        if plans:
+            self.store.seal(plans)
+            self._reader = None
+
+    def _compute(self, plans: Sequence[ShardPlan], views: Views, *, label: str) -> None:
+        if not plans:
+            return
+        wanted = views.part(np.concatenate([plan.positions for plan in plans]))
+        computed = self.trunk.batches(wanted.requests)
+        with single_threaded_operators():
+            tracked = self.talk.track(computed, label=label, num_images=len(wanted))
+            for plan in plans:
+                batches = itertools.islice(tracked, -(-len(plan) // self.trunk.batch_size))
+                parts = [_cast(batch.values, self.dtype) for batch in batches]
+                self.store.write(plan, joined(parts))
+        self.counts.misses += len(wanted)
+        self.counts.bytes += len(wanted) * self.row_bytes
+
+    def take(self, views: Views) -> Features:
+        """Copy values, in the dtype they are stored in."""
+        if self._reader is None:
+            self._reader = self.store.reader()
+        self.counts.uses += len(views)
+        return self._reader.take(self.store.locate(views.ids))
+
+    def release(self) -> None:
+        """Close the shards, and let go of the store."""
+        self._reader = None
+        self.end_use()
+
+
+def bytes_of(features: Features) -> int:
+    """Return how much room some values take."""
+    return sum(tensor.numel() * tensor.element_size() for tensor in features.values())
+
+
+def _missing(views: Views, index: RowIndex | None) -> NDArray[np.int64]:
+    """Return the positions of views that are not known, of equal ones the first."""
+    first = first_appearances(views.ids)
+    if index is None:
+        return first
+    is_missing = index.locate(views.ids)[first, 0] == NOWHERE
+    missing: NDArray[np.int64] = first[is_missing]
+    return missing
+
+
+def _cast(features: Features, dtype: torch.dtype) -> dict[str, Tensor]:
+    return {
+        name: cast_checked(tensor, dtype, option="--cache-dtype")
+        for name, tensor in features.items()
+    }

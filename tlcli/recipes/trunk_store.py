@@ -1,0 +1,128 @@
+"""The store of what one frozen trunk makes of images: its key, its place, room for it."""
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import PIL
+import timm
+import torch
+import torchvision
+
+from tlcli.backbones.protocol import Backbone
+from tlcli.data.store.store_manifest import is_store
+from tlcli.data.store.tensor_store import TensorStore, digest_of_key
+from tlcli.engine.runtime import Runtime
+from tlcli.errors import ConfigError
+from tlcli.models.boundary import SplitNetwork
+from tlcli.models.frozen_proof import digests_of
+from tlcli.recipes.talk import Talk
+from tlcli.recipes.trunk_places import begin_use, fits, make_room, trunk_path
+from tlcli.recipes.trunk_rows import Views
+
+_ANY = 1 << 16
+"""Rows per shard where only their number counts."""
+_FORMAT = 1
+"""Of how values are computed; raised when the same options come to mean other numbers."""
+
+
+def key_of_trunk(
+    split: SplitNetwork, *, backbone: Backbone, runtime: Runtime, dtype: str, is_folded: bool
+) -> dict[str, Any]:
+    """Return all that decides what crosses a boundary, but for the image and its view.
+
+    Args:
+        split: Its trunk before BatchNorms were folded.
+        backbone: That the network is of.
+        runtime: Device and precision.
+        dtype: In which values are kept.
+        is_folded: Whether the trunk that computes has its BatchNorms folded.
+    """
+    source = backbone.name.partition("/")[0]
+    library = {"timm": timm, "torchvision": torchvision}[source]
+    digests = digests_of(split.trunk.state_dict().items())
+    trunk = hashlib.sha256("\n".join([split.trunk.code, *digests.values()]).encode())
+    return {
+        "format": _FORMAT,
+        "model": backbone.name,
+        "trunk": trunk.hexdigest(),
+        "values": list(split.names),
+        "library": f"{source} {library.__version__}",
+        "torch": torch.__version__,
+        "device": runtime.device.type,
+        "preprocessing": backbone.preprocessing.to_json(),
+        "decoder": f"Pillow {PIL.__version__}, torchvision {torchvision.__version__}",
+        "dtype": dtype,
+        "arithmetic": str(runtime.amp_dtype or torch.float32).removeprefix("torch."),
+        "channels_last": runtime.channels_last,
+        "batch_norms": "folded" if is_folded else "apart",
+    }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Room:
+    """What a store will be written, and whether there is room for it."""
+
+    needed: int
+    """Bytes."""
+    is_enough: bool
+
+
+def room_for(key: Mapping[str, Any], *, views: Sequence[Views], row_bytes: int, limit: int) -> Room:
+    """Say how much of some views is still to be stored, and whether that fits.
+
+    Args:
+        key: From `key_of_trunk`.
+        views: That will be asked for.
+        row_bytes: Of one of them.
+        limit: Bytes that all such stores may take.
+    """
+    path = _path_of(key)
+    store = TensorStore.open(path) if is_store(path) else None
+    missing = sum(
+        len(one)
+        if store is None
+        else sum(len(plan) for plan in store.plan(one.ids, rows_per_shard=_ANY))
+        for one in views
+    )
+    needed = missing * row_bytes
+    return Room(needed=needed, is_enough=fits(needed, limit=limit, keep=path))
+
+
+def open_store(
+    key: Mapping[str, Any], *, room: Room, limit: int, talk: Talk
+) -> tuple[TensorStore, Callable[[], None]]:
+    """Open the store of a trunk, or begin it, and delete others that were not used for longest.
+
+    Args:
+        key: From `key_of_trunk`.
+        room: From `room_for`.
+        limit: Bytes that all such stores may take.
+        talk: Is told of what was deleted.
+
+    Returns:
+        The store, and what ends its use: until then no other run deletes it.
+
+    Raises:
+        ConfigError: If there is no room.
+        MachineError: If the folder cannot be written to.
+    """
+    path = _path_of(key)
+    if not room.is_enough:
+        raise ConfigError(
+            f"--trunk-cache disk: {room.needed / 1e6:,.0f} MB do not fit --cache-limit "
+            f"({limit / 1e6:,.0f} MB) or the disk of {path.parent}. Use fewer --views, a larger "
+            "--cache-limit, or --trunk-cache off."
+        )
+    for folder in make_room(room.needed, limit=limit, keep=path):
+        talk.note(f"Deleted {folder.path} ({folder.bytes / 1e6:,.0f} MB), not used for longest.")
+    store = TensorStore.open_or_create(path, key=key)
+    for remark in store.remarks:
+        talk.warn(remark)
+    return store, begin_use(path)
+
+
+def _path_of(key: Mapping[str, Any]) -> Path:
+    return trunk_path(key["model"], key_digest=digest_of_key(key))

@@ -1,0 +1,205 @@
+"""A training whose frozen part is computed apart: once per view and kept, or whenever needed."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
+from typing import Any
+
+import torch
+
+from tlcli.data.augment import TrainTransform
+from tlcli.data.loaders import ImageBatch, Reference, ordered_batches
+from tlcli.data.preprocessing import Preprocessing
+from tlcli.data.table import ImageTable
+from tlcli.engine.cpu_memory import available_cores
+from tlcli.engine.runtime import Runtime
+from tlcli.engine.training_state import TrainingState
+from tlcli.engine.trunk_pass import TrunkSeconds
+from tlcli.models.boundary import NoBoundaryError
+from tlcli.models.staged import StagedModel
+from tlcli.models.tail_model import TailModel
+from tlcli.recipes.batch_reader import in_groups
+from tlcli.recipes.finetune_job import Job
+from tlcli.recipes.talk import Talk
+from tlcli.recipes.trunk_phase import PhaseStart, PhaseTrunk
+from tlcli.recipes.trunk_rows import RowCounts, Views
+from tlcli.recipes.trunk_views import RunViews
+
+_KEPT = {"off": "not kept", "ram": "kept in memory", "disk": "kept on disk"}
+
+
+class TrunkTraining:
+    """Batches of a training and of its evaluations, phase by phase.
+
+    Where a phase has a frozen part in front, batches hold what that makes of the images, and
+    `model` and `judged` take these values; else batches hold images, and so do they.
+
+    Args:
+        job: Of the run.
+        state: Of its training; says which phase it is in.
+        transform: Makes the views of train images.
+        check_stop: Called while values are computed.
+        talk: Is told what is kept and why.
+    """
+
+    def __init__(
+        self,
+        job: Job,
+        state: TrainingState,
+        *,
+        transform: TrainTransform,
+        check_stop: Callable[[], None],
+        talk: Talk,
+    ) -> None:
+        assert isinstance(state.judged, StagedModel)
+        self._job, self._state, self._talk = job, state, talk
+        self._transform = transform
+        self.model = TailModel(state.model)
+        self.judged = self.model if state.ema is None else TailModel(state.judged)
+        threads = job.reader.num_workers or available_cores()
+        self._images = RunViews(job.images.table, transform, seed=job.runtime.seed, threads=threads)
+        self._seconds = TrunkSeconds()
+        self._start = PhaseStart(
+            job=job,
+            images=self._images,
+            transform=transform,
+            check_stop=check_stop,
+            seconds=self._seconds,
+            talk=talk,
+        )
+        self._number: int | None = None
+        self._phase: PhaseTrunk | None = None
+        self._counts: list[RowCounts] = []
+        self._notes: list[dict[str, Any]] = []
+
+    @property
+    def table(self) -> ImageTable:
+        """The images."""
+        return self._job.reader.table
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """The pixels that the network wants."""
+        return self._job.reader.preprocessing
+
+    @property
+    def runtime(self) -> Runtime:
+        """Device, precision and seed."""
+        return self._job.runtime
+
+    def steps(self, epoch: int, done: int) -> Iterator[list[ImageBatch]]:
+        """Yield the batches of each step of an epoch that is left after `done` ones."""
+        phase, train = self._enter(), self._job.config.train
+        is_balanced = train.sampler == "balanced"
+        if phase is None:
+            _, steps_of_images = self._job.reader.training(
+                transform=self._transform,
+                grad_accum_steps=train.grad_accum_steps,
+                is_balanced=is_balanced,
+                views=self._job.config.trunk.views or 0,
+            )
+            yield from steps_of_images(epoch, done)
+            return
+        batches = self._job.reader.train_references(
+            epoch, is_balanced=is_balanced, views=phase.views
+        )
+        whole = sorted({reference for batch in batches for reference in batch}, key=_view_first)
+        phase.rows.prepare(self._images.train(whole), label=f"epoch {epoch + 1}: frozen part")
+        left = batches[done * train.grad_accum_steps :]
+        tracked = self._talk.track(
+            self._train_batches(phase, left),
+            label=f"epoch {epoch + 1}",
+            num_images=sum(map(len, left)),
+        )
+        yield from in_groups(tracked, size=train.grad_accum_steps)
+
+    def evaluation(self, split: str) -> Iterator[ImageBatch]:
+        """Yield every image of a split once, in the order of its rows."""
+        phase = self._enter()
+        if phase is None:
+            yield from self._job.reader.evaluation(split)
+            return
+        views = self._images.plain(split)
+        phase.rows.prepare(views, label=f"{split}: frozen part")
+        yield from self._talk.track(
+            self._ordered_batches(phase, split, views), label=split, num_images=len(views)
+        )
+
+    def close(self) -> None:
+        """Let go of the values of the present phase; they can be asked for again."""
+        if self._phase:
+            self._phase.rows.release()
+        self._number, self._phase = None, None
+
+    def record(self) -> dict[str, Any]:
+        """Return `trunk_cache` of `run.json`: what this sitting kept and why, and what it cost.
+
+        Seconds of decoding and of trunks are those of all threads together.
+        """
+        threads, computed = self._images.threads, self._seconds
+        hits = sum(counts.hits for counts in self._counts)
+        per_view = (computed.decode + computed.trunk) / threads / max(1, computed.images)
+        return {
+            "hits": hits,
+            "misses": sum(counts.misses for counts in self._counts),
+            "bytes": sum(counts.bytes for counts in self._counts),
+            "seconds": {**asdict(computed), "saved": hits * per_view},
+            "phases": self._notes,
+        }
+
+    def _train_batches(
+        self, phase: PhaseTrunk, batches: Sequence[list[Reference]]
+    ) -> Iterator[ImageBatch]:
+        targets = torch.from_numpy(self._job.reader.targets("train"))
+        for batch in batches:
+            indices = torch.tensor([index for index, _ in batch])
+            values = phase.values(self._images.train(batch))
+            yield ImageBatch(images=values, targets=targets[indices], indices=indices)
+
+    def _ordered_batches(self, phase: PhaseTrunk, split: str, views: Views) -> Iterator[ImageBatch]:
+        targets = torch.from_numpy(self._job.reader.targets(split))
+        for batch in ordered_batches(len(views), batch_size=self._job.reader.batch_size):
+            indices = torch.tensor([index for index, _ in batch])
+            values = phase.values(views.part(indices.numpy()))
+            yield ImageBatch(images=values, targets=targets[indices], indices=indices)
+
+    def _enter(self) -> PhaseTrunk | None:
+        """Let the models take what batches of the present phase hold."""
+        number = self._state.phase or 0
+        if number != self._number:
+            self.close()
+            self._number, self._phase = number, self._begin(number)
+        phase = self._phase
+        self.model.enter(phase.split if phase else None)
+        if self.judged is not self.model:
+            self.judged.enter(phase.judged if phase else None)
+        return phase
+
+    def _begin(self, number: int) -> PhaseTrunk | None:
+        """Begin a phase and tell what is done about its frozen part."""
+        try:
+            phase = self._start.begin(number, model=self._state.model, judged=self.judged.staged)
+        except NoBoundaryError as error:
+            self._notes.append({"phase": number, "kept": "off", "why": str(error)})
+            self._talk.note(f"Frozen part: not kept ({error}).")
+            return None
+        names = list(phase.split.names)
+        self._counts.append(phase.rows.counts)
+        self._notes.append(
+            {
+                "phase": number,
+                "kept": phase.choice.tier,
+                "why": phase.choice.why,
+                "boundary": names,
+                "shapes": [list(shape) for shape in phase.split.shapes],
+                "views": phase.views,
+            }
+        )
+        self._talk.note(
+            f"Frozen part up to {', '.join(names)}: {_KEPT[phase.choice.tier]} "
+            f"({phase.choice.why})."
+        )
+        return phase
+
+
+def _view_first(reference: Reference) -> tuple[int, int]:
+    return reference[1], reference[0]
