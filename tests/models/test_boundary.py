@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from tlcli.backbones.catalog import parse_backbone_name
 from tlcli.backbones.pretrained import build_untrained, choose_weights
 from tlcli.backbones.stages import Stage
-from tlcli.models.boundary import TRIED_IMAGES, NoBoundaryError, split_network
+from tlcli.models.boundary import TRIED_IMAGES, NoBoundaryError, split_network, trunk_share
 from tlcli.models.staged import StagedModel
 from tlcli.models.stochastic_layers import set_drop_path, set_head_dropout
 
@@ -127,6 +127,18 @@ def test_split__mode_of_the_model_stays() -> None:
         assert model.training is is_training
         assert model.network.layer1.training is False  # type: ignore[union-attr]
         assert model.network.layer4.training is is_training  # type: ignore[union-attr]
+
+
+def test_split__no_tensor_moves() -> None:
+    model = staged("torchvision/resnet18", open_stages=2)
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+
+    split = split_network(model.train(), example=pictures())
+    share = trunk_share(model, split, example=pictures())
+
+    assert 0.2 < share < 0.8  # T / (T + 3t), whatever the picture
+    assert model.training
+    assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())
 
 
 def test_split__nothing_frozen() -> None:

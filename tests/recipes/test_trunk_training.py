@@ -18,7 +18,8 @@ from recipes.runs import (
 )
 from tlcli.errors import ConfigError, DataError, MachineError
 from tlcli.models.boundary import NoBoundaryError
-from tlcli.recipes.trunk_places import list_trunks, trunks_root
+from tlcli.recipes.cache import clear_cache, list_cache
+from tlcli.recipes.trunk_places import begin_use, list_trunks, trunks_root
 
 LOSSLESS: dict[str, Any] = {"cache_dtype": "float32", "fold_norm": False, "views": 2}
 FROZEN: dict[str, Any] = {"unfreeze": "layer4", "epochs": 4}
@@ -78,7 +79,10 @@ def test_run__off_is_the_whole_network_on_the_same_views(
     monkeypatch.setattr("tlcli.recipes.trunk_phase.split_network", refuse)
     finetune(tmp_path / "whole", trunk_cache="off", **common)
 
-    assert comparable(tmp_path / "apart") == comparable(tmp_path / "whole")
+    apart, whole = metrics_of(tmp_path / "apart"), metrics_of(tmp_path / "whole")
+    for one, other in zip(apart, whole, strict=True):  # batches of other sizes, other last digits
+        values = {key: float(value) for key, value in one.items()}
+        assert values == pytest.approx({k: float(v) for k, v in other.items()}, rel=1e-5)
 
 
 def test_run__second_run_computes_nothing_and_is_the_same(
@@ -102,7 +106,7 @@ def test_run__another_head_seed_and_data_share_the_store(
 ) -> None:
     common = {"weights": resnet_file, **FROZEN, "trunk_cache": "disk", "augment": "none"}
     finetune(tmp_path / "first", data=photos, **common)
-    (photos_and_one := tmp_path / "more")
+    photos_and_one = tmp_path / "more"
     shutil.copytree(photos, photos_and_one)
     more = make_split_folders(tmp_path / "other", counts={"train": 5, "val": 3, "test": 2})
     new = sorted((more / "train" / "ant").iterdir())[-1]
@@ -184,7 +188,7 @@ def test_run__resumed_in_the_middle_is_the_same(
     common = {"data": photos, "weights": resnet_file, **FROZEN, **LOSSLESS, "trunk_cache": "disk"}
     finetune(tmp_path / "whole", **common)
     finetune(tmp_path / "parts", **common, max_time="0.001s")
-    finetune(tmp_path / "parts", resume=True, max_time="1h")
+    finetune(tmp_path / "parts", **common, resume=True, max_time="1h")
 
     assert metrics_of(tmp_path / "parts") == metrics_of(tmp_path / "whole")
 
@@ -235,13 +239,29 @@ def test_run__oldest_store_makes_room(tmp_path: Path, photos: Path, resnet_file:
     common |= {"augment": "none"}
     finetune(tmp_path / "a", unfreeze="layer4", **common)
     (old,) = list_trunks()
-    limit = 6 * old.bytes  # layer2 has four times as many values, and the rest of a store counts
+    limit = old.bytes + old.bytes // 2
 
     _, talk = finetune(tmp_path / "b", unfreeze="layer3,layer4", cache_limit=str(limit), **common)
 
     assert [store.path for store in list_trunks()] != [old.path]
     assert len(list_trunks()) == 1
     assert any("not used for longest" in note for note in talk.notes)
+
+
+def test_cache__lists_and_clears_stores(tmp_path: Path, photos: Path, resnet_file: Path) -> None:
+    common = {"data": photos, "weights": resnet_file, **FROZEN, "trunk_cache": "disk", "views": 2}
+    finetune(tmp_path / "run", **common)
+    (folder,) = list_trunks()
+
+    (entry,) = list_cache()
+    assert (entry.kind, entry.state, entry.rows) == ("trunk", "finished", 2 * 12 + 9 + 6)
+    assert entry.model == "timm/test_resnet"
+    end_use = begin_use(folder.path)
+    with pytest.raises(DataError, match="is in use by a run"):
+        clear_cache([entry.name], everything=False)
+    end_use()
+    assert [one.name for one in clear_cache([entry.name], everything=False)] == [entry.name]
+    assert list_cache() == []
 
 
 def test_run__overflow_names_the_option(
@@ -256,7 +276,7 @@ def test_run__evaluate_agrees(tmp_path: Path, photos: Path, resnet_file: Path) -
     common = {"data": photos, "weights": resnet_file, **FROZEN, **LOSSLESS, "trunk_cache": "disk"}
     summary, _ = finetune(tmp_path / "run", **common)
 
-    again, _ = evaluate(target=tmp_path / "run")
+    again, _ = evaluate(run=tmp_path / "run")
 
     assert again.report.metrics == pytest.approx(summary["results"]["test"]["metrics"], abs=1e-6)
 

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from timm.models._features_fx import get_notrace_functions
 from torch import Tensor, fx, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from tlcli.models.staged import StagedModel, has_statistics
 from tlcli.models.stochastic_layers import is_stochastic
@@ -65,7 +66,7 @@ def split_network(model: StagedModel, *, example: Tensor) -> SplitNetwork:
     """Cut a network at the boundary of what is trained now.
 
     The halves are tried on `example`, in the mode of training and in that of evaluation: together
-    they give what the network gives, to the bit. The model is left in the mode that it was in.
+    they give what the network gives, to the bit. The model is left as it was.
 
     Args:
         model: With the stages open that are trained.
@@ -76,6 +77,7 @@ def split_network(model: StagedModel, *, example: Tensor) -> SplitNetwork:
             the stages cannot be traced, or something else than rows of images crosses the boundary.
     """
     was_training = model.training
+    buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
     try:
         model.train()
         graph = _Tracer(model).trace(model.network)
@@ -93,6 +95,28 @@ def split_network(model: StagedModel, *, example: Tensor) -> SplitNetwork:
         raise NoBoundaryError(f"its forward pass cannot be traced ({reason})") from error
     finally:
         model.train(was_training)
+        for name, buffer in model.named_buffers():  # statistics of trained norms have moved
+            buffer.copy_(buffers[name])
+
+
+@torch.no_grad()
+def trunk_share(model: StagedModel, split: SplitNetwork, *, example: Tensor) -> float:
+    """Return T / (T + 3t): forward through the trunk, forward and backward through the tail.
+
+    Args:
+        model: That `split` is of; run in the mode of evaluation, and left as it was.
+        split: Its halves.
+        example: Normalised images (B, C, H, W).
+    """
+    was_training = model.training
+    model.eval()
+    with FlopCounterMode(display=False) as trunk:
+        values = split.trunk(example)
+    with FlopCounterMode(display=False) as tail:
+        split.tail(*values)
+    model.train(was_training)
+    step = trunk.get_total_flops() + 3 * tail.get_total_flops()
+    return trunk.get_total_flops() / step if step else 1.0
 
 
 class _Tracer(fx.Tracer):

@@ -19,9 +19,12 @@ from tlcli.recipes.feature_places import (
     find_finished_features,
     holds_features,
 )
+from tlcli.recipes.trunk_places import TrunkFolder, list_trunks
 from tlcli.results.atomic import machine_errors
 from tlcli.results.records import SCHEMA_VERSION
 from tlcli.results.run_dir import RunDirectory
+
+IN_USE = "in use"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,9 +33,9 @@ class CacheEntry:
 
     name: str
     kind: str
-    """`features` or `sample`."""
+    """`features`, `trunk` (what a frozen part made of images) or `sample`."""
     state: str
-    """`finished`, `unfinished` or `damaged`."""
+    """`finished`, `unfinished`, `damaged`, or `in use` by a process that runs."""
     model: str | None
     data: str | None
     rows: int
@@ -54,7 +57,11 @@ def list_cache() -> list[CacheEntry]:
         for path in _folders(cache_folder())
         if is_sample_folder(path.name) or is_scene_folder(path.name)
     ]
-    entries = [*map(_features_entry, stores), *map(_sample_entry, samples)]
+    entries = [
+        *map(_features_entry, stores),
+        *map(_trunk_entry, list_trunks()),
+        *map(_sample_entry, samples),
+    ]
     return sorted(entries, key=lambda entry: -entry.used)
 
 
@@ -82,7 +89,7 @@ def clear_cache(names: Sequence[str], *, everything: bool) -> list[CacheEntry]:
 
     Raises:
         ConfigError: If neither or both are given.
-        DataError: If there is no such entry; nothing is deleted then.
+        DataError: If there is no such entry, or one is in use; nothing is deleted then.
     """
     if everything == bool(names):
         raise ConfigError("Name entries of 'tlcli cache list', or give --all.")
@@ -94,6 +101,8 @@ def clear_cache(names: Sequence[str], *, everything: bool) -> list[CacheEntry]:
     chosen = (
         list(entries.values()) if everything else [entries[name] for name in dict.fromkeys(names)]
     )
+    if used := [entry.name for entry in chosen if entry.state == IN_USE]:
+        raise DataError(f"'{used[0]}' is in use by a run; wait for its end. Nothing was deleted.")
     for entry in chosen:
         with machine_errors(Path(entry.path), action="delete"):
             shutil.rmtree(entry.path)
@@ -126,6 +135,26 @@ def _features_entry(path: Path) -> CacheEntry:
         bytes=_size(path),
         used=_last_used(path),
         path=str(path),
+    )
+
+
+def _trunk_entry(folder: TrunkFolder) -> CacheEntry:
+    state, model, rows = "finished", None, 0
+    try:
+        store = StoreFolder(folder.path)
+        model, rows = str(store.manifest.key["model"]), store.num_rows
+    except DataError:
+        state = "damaged"
+    return CacheEntry(
+        name=folder.path.name,
+        kind="trunk",
+        state=IN_USE if folder.is_in_use else state,
+        model=model,
+        data=None,
+        rows=rows,
+        bytes=folder.bytes,
+        used=folder.used,
+        path=str(folder.path),
     )
 
 

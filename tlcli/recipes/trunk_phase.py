@@ -1,17 +1,22 @@
 """The frozen part of one phase of a training: where the network is cut, and what becomes of it."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from tlcli.data.augment import TrainTransform
 from tlcli.engine.extraction import ImageEmbedder
 from tlcli.engine.trunk_pass import TrunkPass, TrunkSeconds, TrunkValues
-from tlcli.models.boundary import TRIED_IMAGES, NoBoundaryError, SplitNetwork, split_network
+from tlcli.models.boundary import (
+    TRIED_IMAGES,
+    NoBoundaryError,
+    SplitNetwork,
+    split_network,
+    trunk_share,
+)
 from tlcli.models.folding import fold_batch_norms
 from tlcli.models.pooling import layout_of
 from tlcli.models.staged import StagedModel
@@ -85,7 +90,7 @@ class PhaseStart:
         if judged is not model:
             judged.open_stages(model.trained)
             split_judged = split_network(judged, example=self._example())
-        demand = self._demand(number, split)
+        demand = self._demand(number, model, split)
         choice, rows = self._rows(split, demand=demand)
         asked = self.job.config.trunk.views or 0
         return PhaseTrunk(
@@ -106,7 +111,7 @@ class PhaseStart:
             if not is_map or len(split.shapes) > 1:
                 raise NoBoundaryError("--cutmix cuts pictures or maps, and tokens or vectors cross")
 
-    def _demand(self, number: int, split: SplitNetwork) -> Demand:
+    def _demand(self, number: int, model: StagedModel, split: SplitNetwork) -> Demand:
         config, phases = self.job.config, self.job.plan.phases
         starts = [*(phase.start for phase in phases), config.train.epochs]
         epochs = starts[number + 1] - starts[number]
@@ -117,7 +122,7 @@ class PhaseStart:
             epochs=epochs,
             views=views_of(epochs, views=config.trunk.views, is_random=self.images.is_random),
             row_bytes=split.values_per_image * itemsize,
-            trunk_share=_trunk_share(split, example=self._example()),
+            trunk_share=trunk_share(model, split, example=self._example()),
         )
 
     def _rows(self, split: SplitNetwork, *, demand: Demand) -> tuple[Choice, TrunkRows]:
@@ -200,14 +205,3 @@ class PhaseStart:
     def _dtype(self) -> torch.dtype:
         dtype: torch.dtype = getattr(torch, self.job.config.trunk.cache_dtype)
         return dtype
-
-
-@torch.no_grad()
-def _trunk_share(split: SplitNetwork, *, example: Tensor) -> float:
-    """Return T / (T + 3t): forward through the trunk, forward and backward through the tail."""
-    with FlopCounterMode(display=False) as trunk:
-        values: Sequence[Tensor] = split.trunk(example)
-    with FlopCounterMode(display=False) as tail:
-        split.tail(*values)
-    whole = trunk.get_total_flops() + 3 * tail.get_total_flops()
-    return trunk.get_total_flops() / whole if whole else 1.0

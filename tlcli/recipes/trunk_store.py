@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from tlcli.backbones.protocol import Backbone
 from tlcli.data.store.store_manifest import is_store
 from tlcli.data.store.tensor_store import TensorStore, digest_of_key
 from tlcli.engine.runtime import Runtime
-from tlcli.errors import ConfigError
+from tlcli.errors import ConfigError, DataError
 from tlcli.models.boundary import SplitNetwork
 from tlcli.models.frozen_proof import digests_of
 from tlcli.recipes.talk import Talk
@@ -80,14 +81,12 @@ def room_for(key: Mapping[str, Any], *, views: Sequence[Views], row_bytes: int, 
         limit: Bytes that all such stores may take.
     """
     path = _path_of(key)
-    store = TensorStore.open(path) if is_store(path) else None
-    missing = sum(
-        len(one)
-        if store is None
-        else sum(len(plan) for plan in store.plan(one.ids, rows_per_shard=_ANY))
-        for one in views
-    )
-    needed = missing * row_bytes
+    needed = sum(map(len, views)) * row_bytes
+    if is_store(path):
+        with suppress(DataError):  # damaged: what is computed again is not told apart here
+            store = TensorStore.open(path)
+            plans = [store.plan(one.ids, rows_per_shard=_ANY) for one in views]
+            needed = sum(len(plan) for part in plans for plan in part) * row_bytes
     return Room(needed=needed, is_enough=fits(needed, limit=limit, keep=path))
 
 
