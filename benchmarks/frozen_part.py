@@ -2,10 +2,10 @@
 
     python benchmarks/frozen_part.py DATA --model torchvision/resnet18 --unfreeze layer4
 
-Runs of `tlcli finetune` with `--trunk-cache off` and `disk` take turns, same seed, same views, each in
-a process of its own and with an empty cache. Printed are the seconds of an epoch after the first
-(minimum, median, maximum), the ratio of the medians, and the largest difference between the losses of
-the two: 0 with `--exact` (float32, no folding).
+Runs of `tlcli finetune` with `--trunk-cache off` and `disk` take turns, same seed, same views, each
+in a process of its own and with an empty cache. Printed are the seconds of an epoch after the first
+(minimum, median, maximum), the ratio of the medians, and the largest difference between the losses
+of the two: 0 with `--exact` (float32, no folding).
 """
 
 import argparse

@@ -195,24 +195,32 @@ def main() -> None:
     )
     parser.add_argument("pattern", nargs="?", default="*")
     parser.add_argument("--families", action="store_true", help="the smallest of each family only")
-    parser.add_argument("--output", type=Path, help="CSV of all models and their problems")
+    parser.add_argument("--output", type=Path, help="CSV of all models and their problems; goes on")
     parser.add_argument("--part", default="0/1", help="i/n: every n-th model from the i-th on")
     args = parser.parse_args()
     warnings.filterwarnings("ignore")
     first, step = map(int, args.part.split("/"))
     every = smallest_of_each_family() if args.families else list_backbones()
     names = [name for name in every if fnmatch.fnmatch(name, args.pattern)][first::step]
-    rows: list[tuple[str, str]] = []
+    known = read_known(args.output)
     for name in names:
-        found = problems_of(name)
-        rows.append((name, "; ".join(found)))
-        if found:
-            print(f"{name}: {'; '.join(found)}", flush=True)
-    works = sum(not problem for _, problem in rows)
-    print(f"{works} of {len(rows)} models pass.")
-    if args.output:
-        with args.output.open("w", newline="") as file:
-            csv.writer(file).writerows([("model", "problems"), *rows])
+        if name not in known:
+            known[name] = "; ".join(problems_of(name))
+            if args.output:
+                with args.output.open("a", newline="") as file:
+                    csv.writer(file).writerow((name, known[name]))
+        if known[name]:
+            print(f"{name}: {known[name]}", flush=True)
+    works = sum(not known[name] for name in names)
+    print(f"{works} of {len(names)} models pass.")
+
+
+def read_known(path: Path | None) -> dict[str, str]:
+    """Return the problems of models that an earlier call tried; the file grows model by model."""
+    if path is None or not path.exists():
+        return {}
+    with path.open(newline="") as file:
+        return {name: problems for name, problems in csv.reader(file)}
 
 
 if __name__ == "__main__":
