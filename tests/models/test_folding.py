@@ -224,3 +224,15 @@ def test_fold_batch_norms__network_in_train_mode_stays_so() -> None:
     assert not any(module.training for module in result.network.modules())
     assert digests_of(network.state_dict().items()) == before
     assert TOLERANCE == 1e-4
+
+
+def test_fold_batch_norms__while_something_is_judged() -> None:
+    """In inference mode tensors have no versions; a part of the copy may be trained on."""
+    model = sample("timm/test_resnet", 64)
+    plain = fold_batch_norms(model.network, example=model.images())
+    with torch.inference_mode():
+        result = fold_batch_norms(model.network, example=model.images())
+
+    assert result.folded == plain.folded > 0
+    assert not any(tensor.is_inference() for tensor in result.network.state_dict().values())
+    assert_same(model.network, result.network, model.images(seed=5), 1e-5)

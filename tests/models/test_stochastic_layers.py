@@ -52,6 +52,23 @@ def test_set_drop_path__rates_are_timms(name: str, former: float) -> None:
 
 
 @pytest.mark.parametrize(
+    "name",
+    ["nextvit_small", "xcit_nano_12_p16_224", "cait_xxs24_224", "maxvit_rmlp_pico_rw_256"],
+)
+def test_set_drop_path__rates_that_do_not_rise_with_depth_are_timms_too(name: str) -> None:
+    with torch.device("meta"):
+        ours = timm.create_model(name)
+        theirs = timm.create_model(name, drop_path_rate=0.2)
+
+    blocks = set_drop_path(ours, rate=0.2)
+
+    assert rates_of(ours) == pytest.approx(rates_of(theirs))
+    assert {place.rpartition(".")[0] for place in rates_of(ours)} == set(blocks)
+    set_drop_path(ours, rate=0.0)
+    assert rates_of(ours) == {}
+
+
+@pytest.mark.parametrize(
     ("name", "rate"), [("efficientnet_b0", None), ("convnext_tiny", 0.1), ("swin_t", 0.2)]
 )
 def test_set_drop_path__rates_are_torchvisions(name: str, rate: float | None) -> None:

@@ -1,5 +1,6 @@
 """An interrupted and resumed training of a detector equals one that was left alone."""
 
+import itertools
 import os
 import shutil
 import signal
@@ -112,6 +113,30 @@ def test_max_time__stops_and_goes_on_as_if_it_never_had(tmp_path: Path, data: Pa
 
     assert results_of(tmp_path / "run") == results_of(tmp_path / "whole")
     assert record_of(tmp_path / "run")["stopped"] is None
+
+
+@pytest.mark.parametrize("ema", [0.0, 0.5])
+def test_max_time__signal_in_the_judgement_spoils_no_checkpoint(
+    tmp_path: Path, data: Path, ema: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = {**PLAIN, "epochs": 2, "ema": ema, "lr": 0.05, "data": data}
+    detect(tmp_path / "whole", **options)
+    ticks = itertools.count()
+    training = recipe.Training
+    monkeypatch.setattr(recipe, "Training", lambda **v: training(**v, clock=lambda: next(ticks)))
+
+    def signal_and_judge(*args: Any, **values: Any) -> Any:
+        os.kill(os.getpid(), signal.SIGINT)
+        return judge_boxes(*args, **values)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(recipe, "judge_boxes", signal_and_judge)
+        with pytest.raises(InterruptedRunError, match=r"^Stopped after 1 epochs and 1 steps"):
+            detect(tmp_path / "parts", max_time="4s", **options)
+
+    detect(tmp_path / "parts", max_time="1h", resume=True, **options)
+
+    assert results_of(tmp_path / "parts") == results_of(tmp_path / "whole")
 
 
 @pytest.mark.parametrize("part", ["validation", "judgement"])

@@ -362,3 +362,63 @@ def test_run__lists_the_images_it_left_out(trained: tuple[Path, Path], tmp_path:
     assert [row["path"] for row in rows] == [f"ant/{broken.name}"]
     assert "Cannot decode" in rows[0]["reason"]
     assert evaluation.report.num_images == len(list(photos.glob("*/*.png"))) - 1
+
+
+def test_run__seed_0_is_a_seed(tmp_path: Path, trained: tuple[Path, Path]) -> None:
+    run = shutil.copytree(trained[0], tmp_path / "run")
+    record = record_of(run)
+    record["config"]["seed"] = 5
+    (run / "run.json").write_text(json.dumps(record))
+
+    own, zero, five = (
+        evaluate(run=run, **seed)[0].report.intervals for seed in ({}, {"seed": 0}, {"seed": 5})
+    )
+
+    assert own == five != zero
+
+
+def test_run__on_the_images_that_it_learnt_from_is_told(
+    tmp_path: Path, timm_files: dict[str, Path]
+) -> None:
+    data = make_image_folder(tmp_path / "photos", images_per_class=12)
+    weights = timm_files["test_vit"]
+    options = {"model": "timm/test_vit", "weights": weights, "unfreeze": "head", "epochs": 1}
+    finetune(tmp_path / "run", data=data, **options)
+    splits = [row["split"] for row in rows_of(tmp_path / "run" / "splits.csv")]
+    copy, other = tmp_path / "copy", make_image_folder(tmp_path / "other", seed=9)
+    for number, file in enumerate(sorted(data.glob("*/*.png"))):
+        target = copy / file.parent.name / f"p{number}.png"
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(file, target)
+    shutil.copytree(other, copy, dirs_exist_ok=True)
+    new = len(list(other.glob("*/*.png")))
+
+    for given, total in ((data, 36), (copy, 36 + new)):
+        _, talk = evaluate(run=tmp_path / "run", data=given)
+        assert talk.warnings[-1] == (
+            f"Of the {total} images {splits.count('train')} in the part that this run was trained "
+            f"on and {splits.count('val')} in the one that chose its best epoch: as an estimate "
+            "this is flattering. Leave --data out to judge the run on its own split."
+        )
+    assert evaluate(run=tmp_path / "run", data=other)[1].warnings == []
+
+
+def test_run__test_part_of_its_own_data_is_new_to_it(trained: tuple[Path, Path]) -> None:
+    run, data = trained
+
+    assert evaluate(run=run, data=data)[1].warnings == []
+    (warning,) = evaluate(run=run, data=data, split="train")[1].warnings
+    assert warning.startswith("Of the 12 images 12 in the part that this run was trained on: as")
+
+
+def test_run__without_its_split_does_not_know_what_it_saw(
+    tmp_path: Path, trained: tuple[Path, Path]
+) -> None:
+    run = shutil.copytree(trained[0], tmp_path / "run")
+    (run / "splits.csv").unlink()
+
+    _, talk = evaluate(run=run, data=trained[1])
+
+    assert talk.warnings == [
+        f"{run / 'splits.csv'} is gone: whether the run was trained on these images is unknown."
+    ]

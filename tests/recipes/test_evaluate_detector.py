@@ -294,3 +294,14 @@ def test_evaluate__of_a_classification_run_still_works(scheduled_run: Path) -> N
     )
     with pytest.raises(ConfigError, match="--on-bad-box has no effect on a run folder"):
         evaluate(run=scheduled_run, split="test", on_bad_box="drop")
+
+
+def test_evaluate__on_the_images_that_it_learnt_from_is_told(trained: tuple[Path, Path]) -> None:
+    run, data = trained
+
+    _, on_test = evaluate(run=run, data=data)
+    _, on_all = evaluate(run=run, data=data, split="all")
+
+    wanted = "Of the 13 images 6 in the part that this run was trained on and 4 in the one that"
+    assert not any("flattering" in warning for warning in on_test.warnings)
+    assert next(w for w in on_all.warnings if "flattering" in w).startswith(wanted)

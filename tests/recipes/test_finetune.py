@@ -61,6 +61,23 @@ def test_run__folder_holds_what_the_design_says_and_no_more(scheduled_run: Path)
     }
 
 
+def test_run__with_two_threads(tmp_path: Path, photos: Path) -> None:
+    """All other tests have one; two give nearly its numbers."""
+    options = {"data": photos, "unfreeze": "layer4", "epochs": 1}
+    finetune(tmp_path / "one", **options)
+    torch.set_num_threads(2)
+    try:
+        finetune(tmp_path / "two", **options)
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(1)
+
+    one, two = (metrics_of(tmp_path / run)[0] for run in ("one", "two"))
+    for name in ("train/loss", "val/loss"):
+        assert float(two[name]) == pytest.approx(float(one[name]), rel=1e-4)
+    assert record_of(tmp_path / "two")["status"] == "finished"
+
+
 def test_run__record_tells_what_was_done(scheduled_run: Path, photos: Path) -> None:
     record = record_of(scheduled_run)
 
@@ -80,7 +97,9 @@ def test_run__record_tells_what_was_done(scheduled_run: Path, photos: Path) -> N
         "test": {"ant": 2, "bee": 2, "cat": 2},
     }
     assert record["seed"] == 0
-    assert record["trunk_cache"] == {"hits": 0, "misses": 0, "bytes": 0}
+    trunk = record["trunk_cache"]
+    assert (trunk["hits"], trunk["misses"], trunk["bytes"]) == (0, 2 * (12 + 9), 0)  # two phases
+    assert [phase["kept"] for phase in trunk["phases"]] == ["off"] * 3
     assert set(record["results"]) == {"val", "test"}
     assert record["results"]["test"]["num_images"] == 6
     seconds = record["seconds"]
@@ -244,14 +263,17 @@ def test_run__another_seed_gives_other_numbers(
     assert all(other["train/loss"] != row["train/loss"] for other, row in pairs)
 
 
-def test_run__config_toml_holds_the_resolved_options(scheduled_run: Path, photos: Path) -> None:
+def test_run__config_toml_holds_what_was_given(scheduled_run: Path, photos: Path) -> None:
     options = tomllib.loads((scheduled_run / "config.toml").read_text())
 
     assert options["data"] == str(photos)
     assert options["schedule"] == SCHEDULE
     assert options["warmup_epochs"] == 0.5
-    assert (options["lr"], options["backbone_lr"]) == (1e-3, pytest.approx(1e-4))
     assert not {"output", "overwrite", "resume", "unfreeze"} & options.keys()
+    decided = {"lr": 1e-3, "backbone_lr": pytest.approx(1e-4), "weight_decay": 0.05}
+    assert not decided.keys() & options.keys()
+    used = record_of(scheduled_run)["config"]
+    assert {name: used[name] for name in decided} == decided
 
 
 def test_run__patience_stops_when_nothing_gets_better(tmp_path: Path, photos: Path) -> None:

@@ -1,11 +1,14 @@
 """Options of the training of classifiers, from the words to the numbers of a run."""
 
 import math
+import os
 import shutil
+import signal
 from pathlib import Path
 from typing import Any
 
 import pytest
+import safetensors.torch
 import torch
 from PIL import Image
 from toy import CollectedTalk, make_image_folder
@@ -13,7 +16,7 @@ from toy import CollectedTalk, make_image_folder
 from recipes.runs import finetune, finetune_config, metrics_of, record_of, results_of, rows_of
 from recipes.test_finetune_resume import interrupt
 from tlcli.config import TrainConfig
-from tlcli.errors import ConfigError
+from tlcli.errors import ConfigError, InterruptedRunError, NonFiniteLossError
 from tlcli.recipes import classifier_training, lr_search
 from tlcli.recipes import finetune as recipe
 
@@ -258,6 +261,55 @@ def test_max_time__counts_all_sittings(tmp_path: Path, photos: Path) -> None:
     assert [row["epoch"] for row in rows_of(run / "metrics.csv")] == ["1"]
 
 
+@pytest.mark.usefixtures("ticking")
+@pytest.mark.parametrize("options", [{}, {"ema": 0.5}], ids=["plain", "ema"])
+def test_max_time__signal_in_the_judgement_spoils_no_checkpoint(
+    tmp_path: Path, photos: Path, options: dict[str, Any]
+) -> None:
+    run, options = tmp_path / "run", {**TIMED, **options}
+    finetune(tmp_path / "whole", data=photos, **options)
+    judge = recipe.judge
+
+    def signal_and_judge(*args: Any, **values: Any) -> Any:
+        os.kill(os.getpid(), signal.SIGINT)
+        return judge(*args, **values)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(recipe, "judge", signal_and_judge)
+        with pytest.raises(InterruptedRunError, match=r"^Stopped after 1 epochs and 1 steps;"):
+            finetune(run, data=photos, max_time="5s", **options)
+    assert torch.load(run / "checkpoints" / "last.pt")["extra"]["is_out_of_time"] is False
+
+    finetune(run, data=photos, max_time="1h", resume=True, **options)
+
+    assert results_of(run) == results_of(tmp_path / "whole")
+
+
+@pytest.mark.usefixtures("ticking")
+def test_max_time__counts_the_judgement_of_the_start(tmp_path: Path, photos: Path) -> None:
+    finetune(tmp_path / "start", data=photos, unfreeze="head", epochs=1)
+
+    start = tmp_path / "start"
+    _, talk = finetune(tmp_path / "run", data=photos, init_head=start, max_time="1s", **TIMED)
+
+    assert any("(--max-time) after 0 epochs and 0 steps." in note for note in talk.notes)
+    assert record_of(tmp_path / "run")["stopped"] == "max_time"
+    assert record_of(tmp_path / "run")["best"]["epoch"] == 0
+    assert not (tmp_path / "run" / "metrics.csv").exists()
+
+
+def test_max_time__counts_the_search_of_lr_auto(tmp_path: Path, photos: Path) -> None:
+    """It takes far more than the budget, and is not cut short."""
+    options = {"data": photos, "lr": "auto", "max_time": "0.01s", **AUTO}
+
+    _, talk = finetune(tmp_path / "run", **options)
+
+    assert any("(--max-time) after 0 epochs and 0 steps." in note for note in talk.notes)
+    record = record_of(tmp_path / "run")
+    assert (record["stopped"], record["best"]["epoch"]) == ("max_time", 1)
+    assert record["lr_range"]["steps"] > 10
+
+
 def test_max_time__by_the_real_clock(tmp_path: Path, photos: Path) -> None:
     _, talk = finetune(tmp_path / "run", data=photos, max_time="0.000001s", **TIMED)
 
@@ -291,7 +343,7 @@ def test_lr_auto__trains_as_with_the_rate_that_it_found(
 
     assert results_of(tmp_path / "given") == results_of(auto_run)
     assert record["config"]["lr"] == found != TrainConfig().head_lr
-    assert f"lr = {found}" in (auto_run / "config.toml").read_text()
+    assert 'lr = "auto"\n' in (auto_run / "config.toml").read_text()
     rows = rows_of(auto_run / "lr_range.csv")
     assert list(rows[0]) == ["step", "lr", "loss", "smoothed"]
     assert len(rows) == record["lr_range"]["steps"] <= 100
@@ -334,6 +386,22 @@ def test_lr_auto__signal_while_it_looks(tmp_path: Path, photos: Path) -> None:
     assert record_of(tmp_path / "run")["status"] == "interrupted"
 
 
+def test_lr_auto__loss_that_is_not_finite_from_the_start_names_images(
+    tmp_path: Path, photos: Path, resnet_file: Path
+) -> None:
+    state = safetensors.torch.load_file(resnet_file)
+    next(tensor for tensor in state.values() if tensor.is_floating_point()).fill_(torch.nan)
+    safetensors.torch.save_file(state, tmp_path / "broken.safetensors")
+
+    weights = tmp_path / "broken.safetensors"
+    with pytest.raises(
+        NonFiniteLossError, match=r"not finite in epoch 1, step 1, on the images train/\w+/\d.png"
+    ):
+        finetune(tmp_path / "run", data=photos, lr="auto", weights=weights, **AUTO)
+
+    assert record_of(tmp_path / "run")["status"] == "failed"
+
+
 def test_lr_auto__nothing_to_learn_is_told_and_the_default_used(tmp_path: Path) -> None:
     data = make_image_folder(tmp_path / "photos", classes=("ant",), images_per_class=8)
     shutil.copytree(data / "ant", data / "bee")  # the same pictures with other labels
@@ -361,3 +429,29 @@ def test_lr_auto__dry_run_says_that_it_is_to_be_found(photos: Path) -> None:
 
     assert plan.rows[-1].lr == 1e-3
     assert any(note.startswith("--lr auto: the rates below are") for note in talk.notes)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"model": "timm/test_vit"}, "timm/test_vit has no layers that keep statistics, such as"),
+        ({"unfreeze": "head"}, r"what is trained \(head\) has no layers that keep statistics"),
+    ],
+)
+def test_freeze_norm__without_effect_is_refused(
+    tmp_path: Path, photos: Path, options: dict[str, Any], words: str
+) -> None:
+    with pytest.raises(ConfigError, match=f"^--freeze-norm has no effect: {words}"):
+        finetune(tmp_path / "run", data=photos, freeze_norm=True, **options)
+    with pytest.raises(ConfigError, match=f"^--freeze-norm has no effect: {words}"):
+        recipe.dry_run(
+            finetune_config(None, data=photos, freeze_norm=True, **options), talk=CollectedTalk()
+        )
+    assert not (tmp_path / "run").exists()
+
+
+def test_freeze_norm__of_a_stage_that_joins_later_is_fine(photos: Path) -> None:
+    config = finetune_config(None, data=photos, freeze_norm=True, schedule="0:head,1:layer4")
+    plan = recipe.dry_run(config, talk=CollectedTalk())
+
+    assert {row.stage: row.batch_norm for row in plan.rows}["layer4"] == "eval"

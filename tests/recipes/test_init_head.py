@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 import pytest
 import safetensors.torch
 import torch
-from toy import CLASSES, CollectedTalk, make_split_folders
+from toy import CLASSES, CollectedTalk, make_image_folder, make_split_folders
 
 from recipes.feature_runs import (
     MODELS,
@@ -28,6 +29,7 @@ from recipes.runs import (
     metrics_of,
     record_of,
     results_of,
+    rows_of,
     signal_at,
 )
 from tlcli.backbones.catalog import parse_backbone_name
@@ -104,9 +106,10 @@ def test_run__distilled_heads_are_averaged(tmp_path: Path, noisy: Path) -> None:
 def test_run__head_only_run_can_be_gone_on_from(
     tmp_path: Path, photos: Path, resnet: dict[str, Any]
 ) -> None:
-    first, _ = finetune(tmp_path / "a", data=photos, unfreeze="head", epochs=1, lr=0.01, **resnet)
+    common = {"data": photos, "epochs": 1, "fold_norm": False, **resnet}
+    first, _ = finetune(tmp_path / "a", unfreeze="head", lr=0.01, **common)
 
-    finetune(tmp_path / "b", data=photos, init_head=tmp_path / "a", **resnet, epochs=1)
+    finetune(tmp_path / "b", init_head=tmp_path / "a", **common)
 
     initial, metrics = record_of(tmp_path / "b")["initial"], first["results"]["val"]["metrics"]
     assert set(initial) == {"loss", "top1", "top5", "macro_f1"}
@@ -449,3 +452,106 @@ def test_run__on_real_photos(tmp_path: Path, shared_data: Path, shared_weights: 
     assert top1 >= 0.94
     assert record_of(tmp_path / "run")["initial"]["top1"] == top1
     assert summary["best"]["value"] >= top1
+
+
+@pytest.fixture
+def noise(tmp_path: Path) -> Path:
+    """36 pictures without a split in which there is nothing to learn."""
+    return make_image_folder(tmp_path / "noise", images_per_class=12)
+
+
+OF_NOISE: dict[str, Any] = {"model": "timm/test_vit", "seed": 0}
+
+
+def noise_head(root: Path, noise: Path, weights: Path, **options: Any) -> Path:
+    own = {**OF_NOISE, "weights": weights, **options}
+    extract(noise, root / "head", head="ridge", penalties="1e-9", **own)
+    return root / "head"
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"seed": 1}, "It was split with --seed 0, this run is with --seed 1."),
+        ({"fold": "1/3"}, "It was split with no --fold, this run is with --fold 1/3."),
+        ({"val_split": 0.5}, "It was split with --val-split 0.2, this run is with --val-split 0.5"),
+        (
+            {"test_split": 0.3, "seed": 1},
+            "split with --test-split 0.0, --seed 0, this run is with --test-split 0.3, --seed 1.",
+        ),
+    ],
+    ids=lambda value: "_".join(value) if isinstance(value, dict) else None,
+)
+def test_run__head_of_another_split_is_refused(
+    tmp_path: Path, noise: Path, timm_files: dict[str, Path], change: dict[str, Any], words: str
+) -> None:
+    weights = timm_files["test_vit"]
+    head = noise_head(tmp_path, noise, weights)
+    options = {"data": noise, "init_head": head, "weights": weights, **OF_NOISE, **change}
+
+    wanted = rf"^--init-head {head / 'head'}: \d+ of the \d+ images in val and test \('.*{words}"
+    with pytest.raises(ConfigError, match=wanted):
+        finetune(tmp_path / "run", **options)
+    with pytest.raises(ConfigError, match=wanted):
+        plan_run(**options)
+
+    assert not (tmp_path / "run").exists()
+
+
+def test_run__head_of_the_same_split_is_taken(
+    tmp_path: Path, noise: Path, timm_files: dict[str, Path]
+) -> None:
+    """Exact copies that cross its own split, and a smaller sample of it, are no other split."""
+    for name in ("ant", "bee", "cat"):
+        for number in range(6):
+            shutil.copy(noise / name / f"{number}.png", noise / name / f"copy{number}.png")
+    weights = timm_files["test_vit"]
+    head = noise_head(tmp_path, noise, weights)
+    options = {"init_head": head, "weights": weights, **OF_NOISE}
+
+    plan_run(data=noise, **options)
+    plan_run(data=noise, limit=3, **options)
+    moved = shutil.copytree(noise, tmp_path / "moved" / "noise")
+    plan_run(data=moved, **options)
+    wanted = f"with --data {noise}, --val-split 0.2, this run is with --data {moved}, --val-split"
+    with pytest.raises(ConfigError, match=wanted):
+        plan_run(data=moved, **{**options, "val_split": 0.5})
+
+
+def test_run__head_solved_on_copies_of_held_out_images_counts_them(
+    tmp_path: Path, noise: Path, timm_files: dict[str, Path]
+) -> None:
+    weights = timm_files["test_vit"]
+    head = noise_head(tmp_path, noise, weights)
+    rows = {row["path"]: row["split"] for row in rows_of(head / "splits.csv")}
+    leaked = sorted(path for path, split in rows.items() if split == "train")[:5]
+    table = tmp_path / "other" / "table.csv"
+    lines = []
+    for path, split in rows.items():
+        name = path.replace("/", "_")
+        target = table.parent / name
+        target.parent.mkdir(exist_ok=True)
+        shutil.copy(noise / path, target)
+        part = "val" if path in leaked or split != "train" else "train"
+        lines.append(f"{name},{path.partition('/')[0]},{part}\n")
+    table.write_text("path,label,split\n" + "".join(lines))
+    held_out = sum(line.endswith(",val\n") for line in lines)
+
+    with pytest.raises(ConfigError, match=f": 5 of the {held_out} images in val and test"):
+        plan_run(data=table, init_head=head, weights=weights, **OF_NOISE)
+
+
+def test_run__head_on_images_of_another_size_names_the_remedy(
+    tmp_path: Path, photos: Path, timm_files: dict[str, Path]
+) -> None:
+    own = {"model": "timm/test_vit", "weights": timm_files["test_vit"]}
+    extract(photos, tmp_path / "s", penalties="1", input_size=64, **own)
+    options = {"data": photos, "init_head": tmp_path / "s", **own}
+
+    with pytest.raises(
+        ConfigError,
+        match=r"on features of pixels with input size 64; this run has input size 160\. "
+        "Give --input-size 64, or solve a head",
+    ):
+        plan_run(**options)
+    plan_run(**options, input_size=64)

@@ -85,6 +85,25 @@ def test_leaderboard__without_a_test_part(tmp_path: Path) -> None:
     assert rows_of(tmp_path / "leaderboard.csv")[0]["test/top1"] == ""
 
 
+def test_run__ranks_two_small_models(tmp_path: Path, photos: Path) -> None:
+    summary, _ = extract(
+        photos,
+        tmp_path / "all",
+        model="timm/test_vit,timm/test_resnet",
+        head="ridge",
+        penalties="0.1",
+    )
+
+    rows = summary["leaderboard"]
+    tops = [record_of(Path(row["run"]))["results"]["val"]["metrics"]["top1"] for row in rows]
+    assert [row["val/top1"] for row in rows] == tops == sorted(tops, reverse=True)
+    assert {row["model"] for row in rows} == {"timm/test_vit", "timm/test_resnet"}
+    assert [row["behind"] for row in rows] == pytest.approx([0, tops[0] - tops[1]])
+    table = rows_of(tmp_path / "all" / "leaderboard.csv")
+    assert list(table[0]) == COLUMNS
+    assert [row["run"] for row in table] == [row["run"] for row in rows]
+
+
 @pytest.mark.slow
 def test_run__ranks_real_models(tmp_path: Path, noisy: Path, timm_files: dict[str, Path]) -> None:
     names = ("test_resnet", "test_efficientnet", "test_vit")

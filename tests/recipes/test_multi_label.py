@@ -19,7 +19,13 @@ from recipes.test_finetune_resume import interrupt
 from tlcli.errors import ConfigError, DataError, ModelError
 from tlcli.models.saved_model import linear_head_of, load_network
 
-SMALL: dict[str, Any] = {"multi_label": True, "unfreeze": "head", "lr": 0.01, "epochs": 1}
+SMALL: dict[str, Any] = {
+    "multi_label": True,
+    "unfreeze": "head",
+    "lr": 0.01,
+    "epochs": 1,
+    "fold_norm": False,
+}
 EVERYTHING: dict[str, Any] = {
     "multi_label": True,
     "augment": "randaugment",
@@ -281,7 +287,7 @@ def test_run__test_part_without_any_class_is_judged_as_far_as_it_goes(tmp_path: 
     metrics = summary["results"]["test"]["metrics"]
     assert metrics["map"] is None
     assert 0 <= metrics["hamming_loss"] <= 1
-    assert "test has no images of 1 of 1 classes: 'red disc'." in talk.warnings
+    assert "test has no images of 1 of 1 class: 'red disc'." in talk.warnings
 
 
 def test_linear_head_of__of_any_number_of_classes_is_refused(run: Path) -> None:

@@ -14,6 +14,7 @@ import torch
 from sklearn.linear_model import LogisticRegression, RidgeClassifier
 from sklearn.metrics import log_loss
 from sklearn.preprocessing import StandardScaler
+from toy import make_image_folder
 
 from recipes.feature_runs import (
     all_bytes,
@@ -451,3 +452,33 @@ def test_run__store_of_the_cache_is_found_by_its_name(
     assert summary["store"] == first["store"]
     assert summary["results"] == first["results"]
     assert Path(summary["run"]) == tmp_path / "cache" / "features" / name / "probe-linear"
+
+
+def test_run__head_of_other_merges_stays_beside_it(
+    tmp_path: Path, timm_files: dict[str, Path]
+) -> None:
+    """The same two classes, made of others: `--classes` with another file, or another content."""
+    data = make_image_folder(tmp_path / "photos", images_per_class=10)
+    options = {
+        "model": "timm/test_vit",
+        "weights": timm_files["test_vit"],
+        "penalties": "1",
+        "classes": tmp_path / "classes.csv",
+    }
+    heads = []
+    for third in ("y", "x", "y"):
+        (tmp_path / "classes.csv").write_text(f"ant,x\nbee,{third}\ncat,y\n")
+        heads.append(extract(data, tmp_path / "fx", **options)[0]["run"])
+
+    assert [Path(head).name for head in heads] == ["head", "head-2", "head"]
+    assert record_of(tmp_path / "fx" / "head-2")["classes"] == ["x", "y"]
+
+
+def test_run__config_toml_leaves_penalties_to_the_head(tmp_path: Path, features: Path) -> None:
+    solve(features, output=tmp_path / "linear")
+    options = tomllib.loads((tmp_path / "linear" / "config.toml").read_text())
+
+    solve(features, output=tmp_path / "a", **{**options, "head": "knn"})
+    solve(features, output=tmp_path / "b", head="knn")
+
+    assert rows_of(tmp_path / "a" / "penalties.csv") == rows_of(tmp_path / "b" / "penalties.csv")

@@ -23,6 +23,7 @@ class FoldedNetwork:
     """BatchNorms that became part of a convolution; 0 if that would change the outputs."""
 
 
+@torch.inference_mode(mode=False)  # watched tensors need versions, and a copy may be trained on
 def fold_batch_norms(network: nn.Module, *, example: Tensor) -> FoldedNetwork:
     """Copy a network and fold each BatchNorm into the convolution that it directly follows.
 

@@ -54,6 +54,7 @@ class RunBoxes:
         """Return what `run.json` says of the data."""
         return {
             "spec": absolute_spec(self.table.spec),
+            "root": str(self.table.root),
             "fingerprint": self.whole.fingerprint,
             "counts": self.table.counts(),
             "categories": [vars(category) for category in self.table.categories],
@@ -150,7 +151,7 @@ def _report(table: BoxTable, *, talk: Talk) -> None:
         + (f" and {counted(part['crowds'], 'crowd')}" if part["crowds"] else "")
         for split, part in table.counts().items()
     )
-    talk.note(f"Data: {table.spec}: {len(table.classes)} classes, {parts}.")
+    talk.note(f"Data: {table.spec}: {counted(len(table.classes), 'class', 'classes')}, {parts}.")
     for remark in table.remarks:
         talk.warn(remark)
 
@@ -179,7 +180,8 @@ class BoxReader:
         """Return the steps of an epoch, and a function from (epoch, steps done) to the others."""
         samples, seed = self.training_samples(), self.runtime.seed
         if crowds := len(self.table.images_of("train")) - len(samples):
-            self.talk.note(f"{crowds} train images with crowds only are left out of training.")
+            one, many = "train image with crowds only is", "train images with crowds only are"
+            self.talk.note(f"{counted(crowds, one, many)} left out of training.")
         dataset = BoxDataset(samples, augment=augment, seed=seed)
 
         def references(epoch: int) -> list[list[tuple[int, int]]]:

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from tlcli.config import DetectFinetuneConfig
+from tlcli.config import DetectFinetuneConfig, options_of
 from tlcli.data.boxes.box_splits import write_box_split
 from tlcli.engine.detection import DetectionTask
 from tlcli.engine.interrupts import StopRequested, StopSignals
@@ -81,12 +81,12 @@ def run(config: DetectFinetuneConfig, *, talk: Talk) -> dict[str, Any]:
     Raises:
         TlcliError: For everything a user or the machine can get wrong; see `tlcli.errors`.
     """
-    model = with_model(config.model, talk=talk)
-    config = replace(
+    given = replace(
         config,
         data=replace(config.data, data=absolute_spec(config.data.data)),
-        model=replace(model, weights=absolute_weights(model.weights)),
+        model=replace(config.model, weights=absolute_weights(config.model.weights)),
     )
+    config = replace(given, model=with_model(given.model, talk=talk))
     path = run_path(config.output, name=_default_name(config))
     former = run_to_resume(config.output, path, talk=talk)
     budget = config.train.max_time
@@ -98,7 +98,7 @@ def run(config: DetectFinetuneConfig, *, talk: Talk) -> dict[str, Any]:
     folder = former or RunDirectory.create(path, overwrite=config.output.overwrite)
     with folder.status_kept():
         if former is None:
-            _write_start(folder, job)
+            _write_start(folder, job, given=given)
         else:
             keep_time_budget(folder, max_time=budget)
         _train_and_judge(folder, job, is_resumed=former is not None, talk=talk)
@@ -112,18 +112,17 @@ def _default_name(config: DetectFinetuneConfig) -> str:
     return "-".join(part for part in ("detect", model, body, data) if part)
 
 
-def _write_start(folder: RunDirectory, job: DetectionJob) -> None:
-    """Write all that is known before the first step."""
+def _write_start(folder: RunDirectory, job: DetectionJob, *, given: DetectFinetuneConfig) -> None:
+    """Write all that is known before the first step; `given` lacks what followed from it."""
     write_box_split(job.boxes.whole, folder.splits_path)
     write_detector_description(job.description, folder.model_json_path)
-    options = resolved_options(job)
-    write_options(folder, options)
+    write_options(folder, options_of(given))
     write_skipped_paths(job.boxes.skipped, folder.path)
     write_repairs(job.boxes.table.repairs, folder.path)
     folder.update(
         kind="detection",
         command="detect-finetune",
-        config=options,
+        config=resolved_options(job),
         model=job.detector.record(),
         classes=list(job.boxes.table.classes),
         preprocessing=vars(job.detector.build),
@@ -148,7 +147,8 @@ def _train_and_judge(
         training = _training(folder, job, judge=judge, talk=talk)
         history = training.go_on() if is_resumed else training.start()
         try:
-            training.train(history, check_stop=signals.check)
+            with training.saved_if_stopped(history, signals):
+                training.train(history, check_stop=signals.check)
             if history.best_value == 0:
                 talk.warn(_NOTHING_FOUND.format(monitor))
             record_proof(folder, training.finish(history))
@@ -159,7 +159,7 @@ def _train_and_judge(
             started = time.perf_counter()
             reports = _judge_best(folder, judge, model=training.state.judged)
         except StopRequested as error:
-            raise training.interrupted(history, signal_number=signals.received or 0) from error
+            raise training.interrupted(signals) from error
     record_end(
         folder,
         best=history.best_json(monitor),

@@ -23,6 +23,7 @@ from tlcli.models.staged import StagedModel
 from tlcli.recipes.batch_reader import default_workers
 from tlcli.recipes.box_data import BoxReader, RunBoxes, load_run_boxes, require_box_parts
 from tlcli.recipes.finetune_job import check_unchanged, warn_of_holes
+from tlcli.recipes.seen_images import warn_of_seen_weights
 from tlcli.recipes.talk import Talk
 from tlcli.recipes.training_plan import TrainingPlan, decided_options, plan_training
 from tlcli.results.run_dir import RunDirectory
@@ -99,6 +100,9 @@ def prepare_detection(
         if former
         else load_detector_of(config.model, classes=boxes.table.classes, talk=talk)
     )
+    start = None if former else run_folder(config.model.weights)
+    if start is not None:
+        warn_of_seen_weights(RunDirectory(path=start), boxes.whole, talk=talk)
     model, plan = planned(detector, config, talk=talk)
     runtime.place(model)
     reader = BoxReader(

@@ -44,6 +44,7 @@ from tlcli.recipes.image_data import (
     write_skipped,
 )
 from tlcli.recipes.judging import judge, match_classes
+from tlcli.recipes.seen_images import warn_of_seen
 from tlcli.recipes.talk import Talk
 from tlcli.results.records import EvalReport
 from tlcli.results.run_dir import RunDirectory, check_free
@@ -107,6 +108,7 @@ def _evaluate_run(folder: RunDirectory, config: EvaluateConfig, *, talk: Talk) -
     if config.data is not None:
         is_multi_label = description.is_multi_label
         images, split = _given_data(config.data, config, is_multi_label=is_multi_label, talk=talk)
+        warn_of_seen(folder, split, data=images.table, talk=talk)
         # two folders of one name must not overwrite each other's evaluation
         name = f"{data_name(config.data)}-{images.table.fingerprint[:8]}-{split}"
     else:

@@ -31,6 +31,7 @@ from tlcli.recipes.evaluation_setup import (
     warn_if_chosen_by,
 )
 from tlcli.recipes.image_data import write_skipped_paths
+from tlcli.recipes.seen_images import warn_of_seen
 from tlcli.recipes.talk import Talk
 from tlcli.results.records import EvalReport
 from tlcli.results.run_dir import RunDirectory, check_free
@@ -58,6 +59,7 @@ def evaluate_detector_run(
     detector, _ = load_detector(folder.path)
     if config.data is not None:
         boxes, split = _given_data(config.data, config, talk=talk)
+        warn_of_seen(folder, split, data=boxes.table, talk=talk)
         name = f"{data_name(config.data)}-{boxes.table.fingerprint[:8]}-{split}"
     else:
         boxes, split = _own_data(folder, config, talk=talk)

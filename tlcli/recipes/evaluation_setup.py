@@ -34,7 +34,8 @@ def as_trained(config: EvaluateConfig, kept: Mapping[str, Any]) -> EvaluateConfi
     )
     if runtime.amp_dtype == "auto" and runtime.amp is not False:
         runtime = replace(runtime, amp_dtype=kept["amp_dtype"])
-    return replace(config, runtime=runtime, seed=config.seed or kept["seed"])
+    seed = kept["seed"] if config.seed is None else config.seed
+    return replace(config, runtime=runtime, seed=seed)
 
 
 def runtime_of(config: EvaluateConfig) -> Runtime:

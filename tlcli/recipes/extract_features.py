@@ -199,7 +199,7 @@ def _extract(
     workers.wait()  # until all have counted what is there
     rest = rest_of(plans, store, share=share)
     rows = rows_of(rest)
-    talk.note(f"Store: {job.path}: {rows} of {len(job.ids)} rows to compute.")
+    talk.note(f"Store: {job.path}: {rows:,} of {counted(len(job.ids), 'row')} to compute.")
     _compute(job, store, plans, rest=rest, talk=talk)
     workers.wait()
     seconds = time.perf_counter() - started
@@ -365,7 +365,7 @@ def _prove_frozen(job: ExtractionJob) -> FrozenReport:
     if moved or report.changed:
         names = [*moved, *report.changed]
         raise FrozenMovedError(
-            f"{len(names)} tensors moved during extraction, the first is '{names[0]}'. "
+            f"{counted(len(names), 'tensor')} moved during extraction, the first is '{names[0]}'. "
             "Please report this with the model's name."
         )
     return report

@@ -167,12 +167,7 @@ def prepare_extraction(
     device = workers.device(config.runtime.device)
     runtime = runtime_of(replace(config.runtime, device=device), seed=config.seed)
     runtime.seed_step(0, 0)  # for random weights
-    backbone = load_backbone(model, talk=talk)
-    channels = backbone.preprocessing.channels
-    if workers.is_first:
-        tell_of_channels(images.table, channels=channels, talk=talk)
-    if channels > 1 and backbone.weights.adapted_layers:
-        talk.warn(f"{backbone.stages[0].label} {FROZEN_INPUT} `tlcli finetune` can train it.")
+    backbone = _load_backbone(model, images=images, is_told=workers.is_first, talk=talk)
     network = backbone.network.eval().requires_grad_(False)
     digests = _body_digests(network, head_names=backbone.head_names)
     classes = len(images.table.classes)
@@ -207,6 +202,17 @@ def prepare_extraction(
         or (_CPU_BATCH if runtime.device.type == "cpu" else _GPU_BATCH),
         threads=threads,
     )
+
+
+def _load_backbone(model: ModelConfig, *, images: RunImages, is_told: bool, talk: Talk) -> Backbone:
+    """Build a network and tell what it makes of the channels of the images."""
+    backbone = load_backbone(model, talk=talk)
+    channels = backbone.preprocessing.channels
+    if is_told:
+        tell_of_channels(images.table, channels=channels, talk=talk)
+    if channels > 1 and backbone.weights.adapted_layers:
+        talk.warn(f"{backbone.stages[0].label} {FROZEN_INPUT} `tlcli finetune` can train it.")
+    return backbone
 
 
 def runtime_of(config: RuntimeConfig, *, seed: int) -> Runtime:

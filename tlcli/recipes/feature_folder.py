@@ -1,6 +1,7 @@
 """The folder of extracted features: a tensor store with all that heads need beside it."""
 
 import itertools
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -129,12 +130,17 @@ def head_path(folder: FeatureFolder, probe: ProbeHeadConfig) -> Path:
         if not path.exists():
             return path
         record = RunDirectory.open(path).read_record()
-        is_of_these = record["classes"] == folder.record["classes"] and all(
+        is_of_these = _labels(record) == _labels(folder.record) and all(
             record["config"].get(name) == wanted.get(name) for name in _TELLING_OPTIONS
         )
         if record["status"] != "finished" or is_of_these:
             return path
     raise AssertionError("itertools.count ended")
+
+
+def _labels(record: Mapping[str, Any]) -> tuple[object, ...]:
+    """Return the classes, and what `--classes` made them of: images may have moved between them."""
+    return record["classes"], record["data"].get("class_names")
 
 
 def head_run_of(path: Path, *, talk: Talk) -> Path:

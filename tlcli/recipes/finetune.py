@@ -18,7 +18,7 @@ from tlcli.backbones.pretrained import (
     with_pixels,
 )
 from tlcli.backbones.protocol import Backbone, LoadedWeights
-from tlcli.config import FinetuneConfig
+from tlcli.config import FinetuneConfig, options_of
 from tlcli.data.preprocessing import RGB_CHANNELS
 from tlcli.data.split_file import write_split
 from tlcli.engine.interrupts import StopRequested, StopSignals
@@ -28,15 +28,15 @@ from tlcli.recipes.classifier_training import prepare_training
 from tlcli.recipes.feature_places import find_features
 from tlcli.recipes.finetune_job import (
     Job,
-    leave_out_at_random,
+    plan_job,
     prepare_job,
     resolved_options,
     warn_of_frozen_input,
-    warn_of_holes,
     with_new_head,
 )
 from tlcli.recipes.head_in_network import find_starting_head, start_from_head
 from tlcli.recipes.image_data import (
+    RunImages,
     absolute_weights,
     load_images,
     require_parts,
@@ -57,12 +57,9 @@ from tlcli.recipes.run_records import (
     run_to_resume,
     write_options,
 )
+from tlcli.recipes.seen_images import check_held_out
 from tlcli.recipes.talk import Talk
-from tlcli.recipes.training_plan import (
-    PlanReport,
-    describe_plan,
-    plan_training,
-)
+from tlcli.recipes.training_plan import PlanReport, describe_plan
 from tlcli.recipes.trunk_training import TrunkTraining
 from tlcli.results.figures import draw_training_curves
 from tlcli.results.records import EvalReport
@@ -81,15 +78,8 @@ def dry_run(config: FinetuneConfig, *, talk: Talk) -> PlanReport:
     require_parts(images.table)
     classes = len(images.table.classes)
     model = with_new_head(backbone, config, num_classes=classes)
-    _check_init_head(config, model.network, backbone, classes=images.table.classes, talk=talk)
-    plan = plan_training(
-        model,
-        no_weight_decay=backbone.no_weight_decay,
-        freezing=config.freezing,
-        train=config.train,
-    )
-    leave_out_at_random(model, plan, backbone=backbone, train=config.train)
-    warn_of_holes(plan, model=model, talk=talk)
+    _check_init_head(config, model.network, backbone, images=images, talk=talk)
+    plan = plan_job(model, config, backbone=backbone, talk=talk)
     warn_of_frozen_input(plan, model=model, backbone=backbone, talk=talk)
     tell_of_channels(images.table, channels=config.model.in_channels, talk=talk)
     if config.train.lr == "auto":
@@ -135,17 +125,18 @@ def _check_init_head(
     network: nn.Module,
     backbone: Backbone,
     *,
-    classes: tuple[str, ...],
+    images: RunImages,
     talk: Talk,
 ) -> None:
     """Refuse the head that a run would refuse; without weights only their name is compared."""
     if not _starts_from_head(config):
         return
-    start = Path(config.freezing.init_head or "")
+    start, classes = Path(config.freezing.init_head or ""), images.table.classes
     if backbone.weights.sha256 or backbone.weights.tag == NO_WEIGHTS:
-        start_from_head(network, start, backbone=backbone, classes=classes, talk=talk)
+        head = start_from_head(network, start, backbone=backbone, classes=classes, talk=talk)
     else:
-        find_starting_head(start, backbone=backbone, classes=classes, talk=talk)
+        head = find_starting_head(start, backbone=backbone, classes=classes, talk=talk).path
+    check_held_out(head, images.whole, config=config)
 
 
 def _starts_from_head(config: FinetuneConfig) -> bool:
@@ -172,7 +163,7 @@ def run(config: FinetuneConfig, *, talk: Talk) -> dict[str, Any]:
     with folder.status_kept():
         if former is None:
             job = with_found_rate(folder, job, talk=talk)
-            _write_start(folder, job)
+            _write_start(folder, job, given=config)
         else:
             keep_time_budget(folder, max_time=budget)
         _train_and_judge(folder, job, is_resumed=former is not None, talk=talk)
@@ -197,17 +188,16 @@ def _default_name(config: FinetuneConfig) -> str:
     return f"finetune-{architecture}-{Path(config.data.data.rpartition(':')[2]).stem}"
 
 
-def _write_start(folder: RunDirectory, job: Job) -> None:
-    """Write all that is known before the first step."""
+def _write_start(folder: RunDirectory, job: Job, *, given: FinetuneConfig) -> None:
+    """Write all that is known before the first step; `given` lacks what followed from it."""
     write_split(job.images.whole, folder.splits_path)
     write_description(job.description, folder.model_json_path)
-    options = resolved_options(job)
-    write_options(folder, options)
+    write_options(folder, options_of(given))
     write_skipped(job.images, folder.path)
     folder.update(
         kind="multi-label" if job.images.table.is_multi_label else "classification",
         command="finetune",
-        config=options,
+        config=resolved_options(job),
         model=job.backbone.record(),
         classes=list(job.images.table.classes),
         preprocessing=job.backbone.preprocessing.to_json(),
@@ -221,11 +211,12 @@ def _write_start(folder: RunDirectory, job: Job) -> None:
 def _train_and_judge(folder: RunDirectory, job: Job, *, is_resumed: bool, talk: Talk) -> None:
     with StopSignals() as signals:
         training, images = prepare_training(folder, job, signals=signals, talk=talk)
-        history = training.go_on() if is_resumed else training.start()
+        history = training.go_on() if is_resumed else training.start(job.seconds_search)
         try:
-            if job.config.freezing.init_head:
-                training.judge_start(history)
-            training.train(history, check_stop=signals.check)
+            with training.saved_if_stopped(history, signals):
+                if job.config.freezing.init_head:
+                    training.judge_start(history)
+                training.train(history, check_stop=signals.check)
             record_proof(folder, training.finish(history))
             if rows := folder.read_metrics():
                 curve = "val/map" if job.images.table.is_multi_label else "val/top1"
@@ -234,7 +225,7 @@ def _train_and_judge(folder: RunDirectory, job: Job, *, is_resumed: bool, talk: 
             started = time.perf_counter()
             reports = _judge_best(folder, job, images=images, signals=signals)
         except StopRequested as error:
-            raise training.interrupted(history, signal_number=signals.received or 0) from error
+            raise training.interrupted(signals) from error
         finally:
             images.close()
     record_end(

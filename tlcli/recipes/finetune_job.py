@@ -31,6 +31,7 @@ from tlcli.recipes.image_data import (
     require_parts,
     tell_of_channels,
 )
+from tlcli.recipes.seen_images import check_held_out
 from tlcli.recipes.talk import Talk
 from tlcli.recipes.training_plan import (
     TrainingPlan,
@@ -58,6 +59,8 @@ class Job:
     plan: TrainingPlan
     reader: BatchReader
     seconds_prepare: float
+    seconds_search: float = 0.0
+    """That `--lr auto` took, which count for `--max-time`."""
 
     @property
     def description(self) -> ModelDescription:
@@ -89,34 +92,14 @@ def prepare_job(config: FinetuneConfig, *, former: RunDirectory | None, talk: Ta
     )
     runtime.seed_step(0, 0)  # for random weights, and the layers of a new head
     backbone = _backbone_of(former) if former else load_backbone(config.model, talk=talk)
-    images = load_images(
-        config.data,
-        seed=config.train.seed,
-        former=former,
-        offline=config.model.offline,
-        talk=talk,
-    )
-    require_parts(images.table)
-    if former:
-        check_unchanged(
-            images.whole.fingerprint,
-            former.read_record(),
-            spec=images.table.spec,
-            runtime=runtime,
-        )
-    model = with_new_head(backbone, config, num_classes=len(images.table.classes))
+    images = _load_parts(config, former=former, runtime=runtime, talk=talk)
+    classes = images.table.classes
+    model = with_new_head(backbone, config, num_classes=len(classes))
     if config.freezing.init_head and former is None:
         start = Path(config.freezing.init_head)
-        classes = images.table.classes
-        start_from_head(model.network, start, backbone=backbone, classes=classes, talk=talk)
-    plan = plan_training(
-        model,
-        no_weight_decay=backbone.no_weight_decay,
-        freezing=config.freezing,
-        train=config.train,
-    )
-    leave_out_at_random(model, plan, backbone=backbone, train=config.train)
-    warn_of_holes(plan, model=model, talk=talk)
+        head = start_from_head(model.network, start, backbone=backbone, classes=classes, talk=talk)
+        check_held_out(head, images.whole, config=config)
+    plan = plan_job(model, config, backbone=backbone, talk=talk)
     if former is None:
         warn_of_frozen_input(plan, model=model, backbone=backbone, talk=talk)
         tell_of_channels(images.table, channels=backbone.preprocessing.channels, talk=talk)
@@ -139,6 +122,49 @@ def prepare_job(config: FinetuneConfig, *, former: RunDirectory | None, talk: Ta
         reader=reader,
         seconds_prepare=time.perf_counter() - started,
     )
+
+
+def _load_parts(
+    config: FinetuneConfig, *, former: RunDirectory | None, runtime: Runtime, talk: Talk
+) -> RunImages:
+    """Load images to train on and images to choose by: those of a run that goes on, unchanged."""
+    images = load_images(
+        config.data,
+        seed=config.train.seed,
+        former=former,
+        offline=config.model.offline,
+        talk=talk,
+    )
+    require_parts(images.table)
+    if former:
+        check_unchanged(
+            images.whole.fingerprint,
+            former.read_record(),
+            spec=images.table.spec,
+            runtime=runtime,
+        )
+    return images
+
+
+def plan_job(
+    model: StagedModel, config: FinetuneConfig, *, backbone: Backbone, talk: Talk
+) -> TrainingPlan:
+    """Decide what of a network is trained and what is left out of it at random, in place.
+
+    Raises:
+        ConfigError: If a stage does not exist, or an option could have no effect.
+    """
+    plan = plan_training(
+        model,
+        no_weight_decay=backbone.no_weight_decay,
+        freezing=config.freezing,
+        train=config.train,
+    )
+    leave_out_at_random(model, plan, backbone=backbone, train=config.train)
+    if config.freezing.freeze_norm:
+        _check_freeze_norm(model, plan, name=backbone.name)
+    warn_of_holes(plan, model=model, talk=talk)
+    return plan
 
 
 def check_unchanged(
@@ -232,6 +258,21 @@ def leave_out_at_random(
         raise ConfigError(
             f"--drop-path {train.drop_path:g} has no effect: the blocks that it would skip are "
             "frozen, and frozen stages are never changed at random."
+        )
+
+
+def _check_freeze_norm(model: StagedModel, plan: TrainingPlan, *, name: str) -> None:
+    """Make sure that there is a layer whose statistics would move without `--freeze-norm`."""
+    if not model.kept_norms:
+        raise ConfigError(
+            f"--freeze-norm has no effect: {name} has no layers that keep statistics, such as "
+            "BatchNorm. Leave it out."
+        )
+    trained = plan.phases[-1].trained
+    if not any(model.stage_of(norm).name in trained for norm in model.kept_norms):
+        raise ConfigError(
+            f"--freeze-norm has no effect: what is trained ({', '.join(trained)}) has no layers "
+            "that keep statistics, and frozen stages keep theirs anyway. Leave it out."
         )
 
 

@@ -1,9 +1,10 @@
 """Solved heads inside their networks: as a model that can be saved, or as a start of training."""
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -115,7 +116,7 @@ class StartingHead:
 
 def start_from_head(
     network: nn.Module, run: Path, *, backbone: Backbone, classes: tuple[str, ...], talk: Talk
-) -> None:
+) -> Path:
     """Put the linear head of a run into a network that is about to be trained.
 
     Args:
@@ -124,6 +125,9 @@ def start_from_head(
         backbone: What the network was built from.
         classes: Of the training.
         talk: Is told which head of several is taken.
+
+    Returns:
+        The run folder of the head.
 
     Raises:
         ConfigError: If the run is of another model, other weights or other classes, or its
@@ -134,6 +138,7 @@ def start_from_head(
     names = backbone.head_names
     _check_same_backbone(network, head.path, head_names=names)
     set_linear_head(network, head_names=names, weight=head.weight, bias=head.bias)
+    return head.path
 
 
 def find_starting_head(
@@ -211,7 +216,7 @@ def _differences(
 
 
 def _pixel_differences(theirs: Preprocessing, ours: Preprocessing) -> list[_Difference]:
-    """Compare field by field; channels, mean and std can be given by options."""
+    """Compare field by field; channels, size, mean and std can be given by options."""
     if theirs.channels != ours.channels:
         remedy = ("--in-channels", str(theirs.channels))
         theirs_have, ours_have = (
@@ -219,6 +224,17 @@ def _pixel_differences(theirs: Preprocessing, ours: Preprocessing) -> list[_Diff
         )
         return [_Difference(theirs=theirs_have, ours=ours_have, remedy=remedy)]
     there, here = theirs.to_json(), ours.to_json()
+    height, width = theirs.input_size
+    if theirs.input_size != ours.input_size and height == width:
+        remedy = ("--input-size", str(height))
+        sizes = [f"input size {_plain(one.input_size)}" for one in (theirs, ours)]
+        size = _Difference(theirs=f"pixels with {sizes[0]}", ours=sizes[1], remedy=remedy)
+        del there["input_size"], there["resize_size"]  # the second follows from the first
+        return [size, *_field_differences(there, here)]
+    return _field_differences(there, here)
+
+
+def _field_differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[_Difference]:
     return [
         _Difference(
             theirs=f"pixels with {name.replace('_', ' ')} {_plain(there[name])}",

@@ -50,6 +50,7 @@ class RunImages:
         """Return what `run.json` says of the data."""
         return {
             "spec": absolute_spec(self.table.spec),
+            "root": str(self.table.root),
             "fingerprint": self.whole.fingerprint,
             "counts": self.table.counts(),
             **({"images": self.table.sizes()} if self.table.is_multi_label else {}),

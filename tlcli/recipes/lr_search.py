@@ -9,6 +9,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from tlcli.config import TrainConfig
 from tlcli.engine.interrupts import StopRequested, StopSignals
+from tlcli.engine.loop import NonFiniteLoss
 from tlcli.engine.lr_range import Floats, RangeCurve, rates_around, try_rates
 from tlcli.engine.optim import ParamGroup, build_optimizer
 from tlcli.engine.training_state import TrainingState
@@ -17,6 +18,7 @@ from tlcli.recipes.classifier_training import task_of, training_batches_of
 from tlcli.recipes.finetune_job import Job
 from tlcli.recipes.talk import Talk
 from tlcli.recipes.training_plan import plan_training
+from tlcli.recipes.training_run import not_finite
 from tlcli.results.atomic import write_csv
 from tlcli.results.figures import draw_lr_range
 from tlcli.results.run_dir import RunDirectory
@@ -32,6 +34,7 @@ def with_found_rate(folder: RunDirectory, job: Job, *, talk: Talk) -> Job:
 
     Raises:
         InterruptedRunError: If the test is asked to stop.
+        NonFiniteLossError: If the loss is not finite at the lowest rate.
     """
     train = job.config.train
     if train.lr != "auto":
@@ -48,6 +51,9 @@ def with_found_rate(folder: RunDirectory, job: Job, *, talk: Talk) -> Job:
                 "anew with --overwrite.",
                 signal_number=signals.received or 0,
             ) from error
+        except NonFiniteLoss as error:
+            paths = job.images.table.part("train")["path"]
+            raise not_finite(error, file_of=lambda index: str(paths[index])) from error
     found = curve.steepest()
     _write(folder, curve, found=found)
     talk.note(f"The curve is in {folder.path / 'lr_range.png'}.")
@@ -65,8 +71,14 @@ def with_found_rate(folder: RunDirectory, job: Job, *, talk: Talk) -> Job:
         freezing=config.freezing,
         train=config.train,
     )
-    seconds = job.seconds_prepare + time.perf_counter() - started
-    return replace(job, config=config, plan=plan, seconds_prepare=seconds)
+    seconds = time.perf_counter() - started
+    return replace(
+        job,
+        config=config,
+        plan=plan,
+        seconds_prepare=job.seconds_prepare + seconds,
+        seconds_search=seconds,
+    )
 
 
 def _range_curve(job: Job, *, check_stop: Callable[[], None]) -> RangeCurve:

@@ -214,7 +214,9 @@ def _solve(
     )
     if len(heads) < len(penalties):
         left_out = counted(len(penalties) - len(heads), "number")
-        talk.note(f"Left out {left_out} of neighbours above the {len(parts.train)} train rows.")
+        talk.note(
+            f"Left out {left_out} of neighbours above the {counted(len(parts.train), 'train row')}."
+        )
     if config.head == "ridge":
         heads = calibrated(heads, parts.judged["val"])
     return judge_heads(heads, parts.judged["val"])
@@ -327,9 +329,10 @@ def _record(
 
 
 def _probe_options(config: ProbeHeadConfig, *, seed: int) -> dict[str, Any]:
-    """Return what `tlcli probe --config` reads: the options of the head that were used."""
-    penalties = ",".join(map(repr, parse_penalties(config)))
-    options = {**vars(config), "penalties": penalties, "seed": seed}
+    """Return what `tlcli probe --config` reads: penalties that follow from the head are left."""
+    options = {**vars(config), "seed": seed}
+    if config.penalties is not None:
+        options["penalties"] = ",".join(map(repr, parse_penalties(config)))
     return {name: value for name, value in options.items() if value is not None}
 
 

@@ -81,9 +81,8 @@ def keep_time_budget(folder: RunDirectory, *, max_time: str | None) -> None:
     """Let a run that goes on remember its time budget, which may differ from the one before."""
     options = folder.read_record()["config"]
     if options.get("max_time") != max_time:
-        options["max_time"] = max_time
-        folder.update(config=options)
-        write_options(folder, options)
+        folder.update(config={**options, "max_time": max_time})
+        write_options(folder, {**folder.read_config_toml(), "max_time": max_time})
 
 
 def run_summary(folder: RunDirectory) -> dict[str, Any]:
@@ -97,7 +96,12 @@ def run_summary(folder: RunDirectory) -> dict[str, Any]:
 
 
 def write_options(folder: RunDirectory, options: Mapping[str, Any]) -> None:
-    """Write `config.toml`, which stays true when the folder is moved; a copy of it is no resume."""
+    """Write `config.toml`, which stays true when the folder is moved; a copy of it is no resume.
+
+    It holds options as they were given and their fixed defaults; what followed from others, such
+    as the learning rate from the optimizer, stands in `run.json` alone. So a command that reads it
+    and changes one option does what it would do with all written out.
+    """
     folder.write_config_toml(
         {
             name: value

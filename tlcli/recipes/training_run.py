@@ -2,12 +2,13 @@
 
 import shlex
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from tlcli.backbones.weight_files import load_state
-from tlcli.engine.interrupts import StopRequested
+from tlcli.engine.interrupts import StopRequested, StopSignals
 from tlcli.engine.loop import NonFiniteLoss, fit
 from tlcli.engine.runtime import Runtime
 from tlcli.engine.tasks import Batch, Task
@@ -104,9 +105,13 @@ class Training:
     clock: Callable[[], float] = time.monotonic
     """Seconds from some moment on."""
 
-    def start(self) -> History:
-        """Record what is frozen at first and save the state before the first step."""
-        history = History()
+    def start(self, seconds_spent: float = 0.0) -> History:
+        """Record what is frozen at first and save the state before the first step.
+
+        Args:
+            seconds_spent: Of the time budget, on what came before.
+        """
+        history = History(seconds_spent=seconds_spent)
         self._begin_phase()
         self._save(history)
         return history
@@ -130,7 +135,9 @@ class Training:
         """
         if history.best_value is not None or self.state.epoch or self.state.step:
             return
+        watch = self._stopwatch(history)
         metrics = dict(self.validate())
+        watch()
         history.improves(0, metrics, monitor=self.monitor)
         save_weights(self.state.judged_network, self.run.weights_path)
         self.run.update(initial=metrics)
@@ -174,7 +181,7 @@ class Training:
         except OutOfTime:
             self._stop_for_time(history)
         except NonFiniteLoss as error:
-            raise NonFiniteLossError(self._describe(error)) from error
+            raise not_finite(error, file_of=self.file_of) from error
 
     def _stopwatch(self, history: History) -> Callable[[], None]:
         """Return a function that adds the time since now to what was spent before."""
@@ -216,13 +223,28 @@ class Training:
             f"{self.steps_per_epoch} steps of the first."
         )
 
-    def interrupted(self, history: History, *, signal_number: int) -> InterruptedRunError:
-        """Save the state between two steps; return the error that tells how to go on."""
-        self._save(history)
+    @contextmanager
+    def saved_if_stopped(self, history: History, signals: StopSignals) -> Iterator[None]:
+        """Save the state between two steps if training is asked to stop, and tell how to go on.
+
+        Raises:
+            InterruptedRunError: If it is.
+        """
+        try:
+            yield
+        except StopRequested as error:
+            self._save(history)
+            raise self.interrupted(signals) from error
+
+    def interrupted(self, signals: StopSignals) -> InterruptedRunError:
+        """Return the error that tells how to go on; what it says is saved has to be on disk.
+
+        After `finish` that is so, and must not be saved again: the network holds the best epoch.
+        """
         return InterruptedRunError(
             f"Stopped after {self.state.epoch} epochs and {self.state.step} steps; saved. "
             f"Go on with: tlcli {self.command} --output {shlex.quote(str(self.run.path))} --resume",
-            signal_number=signal_number,
+            signal_number=signals.received or 0,
         )
 
     def _reports(self, check_stop: Callable[[], None]) -> Iterable[EpochReport]:
@@ -291,13 +313,16 @@ class Training:
         }
 
     def _save(self, history: History) -> None:
-        self.state.save(self.run.checkpoint_path, extra=asdict(history))
+        kept = replace(history, is_out_of_time=False)
+        self.state.save(self.run.checkpoint_path, extra=asdict(kept))
 
-    def _describe(self, error: NonFiniteLoss) -> str:
-        files = [self.file_of(index) for index in error.indices]
-        more = f" and {len(files) - _FILES_SHOWN} more" if len(files) > _FILES_SHOWN else ""
-        return (
-            f"The training loss is not finite in epoch {error.epoch}, step {error.step}, on the "
-            f"images {', '.join(files[:_FILES_SHOWN])}{more}. Lower --lr, add --clip-grad 1 or "
-            "--warmup-epochs, or use --no-amp."
-        )
+
+def not_finite(error: NonFiniteLoss, *, file_of: Callable[[int], str]) -> NonFiniteLossError:
+    """Return what to tell the user of a loss that is not finite, with the images of the step."""
+    files = [file_of(index) for index in error.indices]
+    more = f" and {len(files) - _FILES_SHOWN} more" if len(files) > _FILES_SHOWN else ""
+    return NonFiniteLossError(
+        f"The training loss is not finite in epoch {error.epoch}, step {error.step}, on the "
+        f"images {', '.join(files[:_FILES_SHOWN])}{more}. Lower --lr, add --clip-grad 1 or "
+        "--warmup-epochs, or use --no-amp."
+    )
