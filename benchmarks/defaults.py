@@ -7,8 +7,8 @@ regime is trained with every seed by `tlcli finetune` with its defaults; the see
 where a set has none, the order, the views and the head. A set without a test part gives up a fifth
 of its images for one, as the part that chose the epoch flatters regimes with more epochs to choose
 from. Runs go to `runs/defaults/SET-REGIME-EPOCHS-SEED-KEY`, where KEY stands for the options, the
-weights and tlcli's version, and those that are there are not made again. Printed are mean, lowest
-and highest top-1 of the test part.
+weights, tlcli's version and its defaults, and those that are there are not made again. Printed are
+mean, lowest and highest top-1 of the test part.
 """
 
 import argparse
@@ -20,7 +20,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-import tlcli
+from tlcli import __version__
+from tlcli.config import FinetuneConfig, options_of
 
 REGIMES = {
     "head": ["--unfreeze", "head"],
@@ -38,7 +39,8 @@ def run(data: Path, weights: Path, *, regime: str, seed: int, epochs: int) -> tu
     options = ["--model", MODEL, *REGIMES[regime], "--seed", str(seed), "--epochs", str(epochs)]
     if not (data / "test").is_dir():
         options += ["--test-split", "0.2"]
-    key = json.dumps([options, str(data.resolve()), sha256_of(weights), tlcli.__version__])
+    defaults = options_of(FinetuneConfig())
+    key = json.dumps([options, defaults, str(data.resolve()), sha256_of(weights), __version__])
     digest = hashlib.sha256(key.encode()).hexdigest()[:8]
     output = RUNS / f"{data.name}-{regime.replace(':', '')}-{epochs}-{seed}-{digest}"
     record = output / "run.json"

@@ -220,7 +220,7 @@ def read_known(path: Path | None) -> dict[str, str]:
     if path is None or not path.exists():
         return {}
     with path.open(newline="") as file:
-        return {name: problems for name, problems in csv.reader(file)}
+        return {row[0]: row[1] for row in csv.reader(file)}
 
 
 if __name__ == "__main__":

@@ -133,7 +133,7 @@ def test_convert__names(key: str, name: str) -> None:
     ],
 )
 def test_convert__unknown_key(key: str) -> None:
-    with pytest.raises(WeightsError, match=f"1 keys that {LITE0} does not have, such as '{key}'"):
+    with pytest.raises(WeightsError, match=f"1 key that {LITE0} does not have, such as '{key}'"):
         convert(LITE0, {"_fc.bias": torch.ones(1), key: torch.ones(1)})
 
 

@@ -92,7 +92,7 @@ SAVED: dict[str, tuple[Any, tuple[str, ...]]] = {
         {"state_dict": named("model.backbone.", state()) | {"criterion.weight": torch.ones(3)}},
         (
             "took 'state_dict' of the file",
-            "took the 92 tensors below 'model.backbone.', left out 1 others: criterion.weight",
+            "took the 92 tensors below 'model.backbone.', left out 1 other: criterion.weight",
         ),
     ),
     "dino": (

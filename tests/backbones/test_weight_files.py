@@ -123,11 +123,48 @@ def test_read_state_dict__tells_half_precision(tmp_path: Path) -> None:
     assert read_state_dict(path).remarks == ("stored as float16",)
 
 
-@pytest.mark.parametrize("content", [{}, [torch.ones(1)], torch.ones(1), {"epoch": 1}])
-def test_read_state_dict__no_named_tensors(tmp_path: Path, content: Any) -> None:
+@pytest.mark.parametrize(
+    ("content", "remark"),
+    [
+        (
+            {"model": {"w": torch.ones(2)}, "ema": {"decay": 0.99, "updates": torch.tensor(3)}},
+            "took 'model' of the file, not: ema",
+        ),
+        (
+            {"model_ema": {}, "model": {"state_dict": {"w": torch.ones(2)}}, "ema": {"model": {}}},
+            "took 'model' of the file, not: model_ema, ema",
+        ),
+        (
+            {"ema": {"decay": 0.9, "shadow": {"w": torch.ones(2)}}, "model": {"w": torch.zeros(2)}},
+            "took 'ema' of the file, not: model",
+        ),
+    ],
+    ids=["options_of_an_average", "empty_average", "shadow"],
+)
+def test_read_state_dict__wrappers_without_tensors_are_passed_over(
+    tmp_path: Path, content: Any, remark: str
+) -> None:
     path = tmp_path / "w.pth"
     torch.save(content, path)
-    with pytest.raises(WeightsError, match=r"w\.pth holds no tensors\. Give a file with"):
+    file = read_state_dict(path)
+    assert {key: tensor.tolist() for key, tensor in file.tensors.items()} == {"w": [1, 1]}
+    assert file.remarks[0] == remark
+
+
+@pytest.mark.parametrize(
+    ("content", "seen"),
+    [
+        ({}, ""),
+        ([torch.ones(1)], r" but one value \(list\)"),
+        (torch.ones(1), r" but one value \(Tensor\)"),
+        ({"epoch": 1, "ema": {}}, r" but epoch \(int\), ema \(dict\)"),
+    ],
+    ids=["empty", "list", "tensor", "others"],
+)
+def test_read_state_dict__no_named_tensors(tmp_path: Path, content: Any, seen: str) -> None:
+    path = tmp_path / "w.pth"
+    torch.save(content, path)
+    with pytest.raises(WeightsError, match=rf"w\.pth holds no tensors{seen}\. Give a file with"):
         read_state_dict(path)
 
 
@@ -354,7 +391,7 @@ def test_load_state__old_file_without_batch_counters() -> None:
     del tensors["bn.num_batches_tracked"]
     report = load_state(target, tensors, head_names=["head"], origin="w.pth")
     assert report.missing == ("bn.num_batches_tracked",)
-    assert report.remarks() == ("1 batch counters of BatchNorm are on one side only",)
+    assert report.remarks() == ("1 batch counter of BatchNorm is on one side only",)
     assert torch.equal(target.bn.running_mean, torch.full((4,), 0.5))
 
 

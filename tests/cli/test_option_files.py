@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from recipes.box_runs import make_box_folder
+from recipes.feature_runs import extract
 from recipes.runs import finetune, metrics_of, rows_of
 from typer.testing import Result
 
@@ -179,3 +181,127 @@ def test_resume__where_nothing_is_yet_tells_its_defaults(tlcli: Invoke) -> None:
     assert result.exit_code == 2
     assert "No --data given: using sample:digits." in result.stderr
     assert "No --model given: using resnet50." in result.stderr
+
+
+DEFAULTS = ("--epochs", "2", "--batch-size", "4")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        ("--opt", "sgd"),
+        ("--lr", "0.1"),
+        ("--unfreeze", "head"),
+        ("--schedule", "0:head,1:all"),
+        ("--loss", "focal"),
+    ],
+    ids="_".join,
+)
+def test_config_file__of_a_run_with_one_option_changed(
+    tlcli: Invoke, photos: Path, finished_defaults: Path, change: tuple[str, str]
+) -> None:
+    """It is what the whole command with that option is: what followed from others is not kept."""
+    plan = ("--dry-run", "--json")
+    config = finished_defaults / "config.toml"
+    changed = tlcli("finetune", "-c", config, "-o", "a", *change, *plan)
+    fresh = tlcli("finetune", "-d", photos, *BASE, *DEFAULTS, "-o", "b", *change, *plan)
+
+    assert (changed.exit_code, fresh.exit_code) == (0, 0), changed.stderr
+    assert json.loads(changed.stdout) == json.loads(fresh.stdout)
+
+
+@pytest.fixture(scope="module")
+def finished_defaults(tmp_path_factory: pytest.TempPathFactory, photos: Path) -> Path:
+    path = tmp_path_factory.mktemp("runs") / "defaults"
+    finetune(path, data=photos, model="timm/test_vit", epochs=2, batch_size=4)
+    return path
+
+
+def test_config_file__of_a_detector_with_one_option_changed(tlcli: Invoke, tmp_path: Path) -> None:
+    data = make_box_folder(tmp_path / "scenes", counts={"train": 3, "val": 1})
+    words = ("--backbone", "timm/test_resnet", "--weights", "none", "--device", "cpu")
+    given = ("-d", data, *words, "--epochs", "1", "--limit", "2")
+    first = tlcli("detect-finetune", *given, "--unfreeze", "head", "-o", "a", "-q")
+    assert first.exit_code == 0, first.stderr
+
+    for change in (("--model", "fcos"), ("--opt", "sgd"), ("--unfreeze", "all")):
+        plan = (*change, "-o", "new", "--dry-run", "--json")
+        changed = tlcli("detect-finetune", "-c", "a/config.toml", *plan)
+        rest = () if change[0] == "--unfreeze" else ("--unfreeze", "head")
+        fresh = tlcli("detect-finetune", *given, *rest, *plan)
+        assert (changed.exit_code, fresh.exit_code) == (0, 0), changed.stderr
+        assert json.loads(changed.stdout) == json.loads(fresh.stdout)
+
+
+RESNET = ("--model", "timm/test_resnet", "--weights", "none", "--device", "cpu")
+
+
+def interrupted(run: Path) -> None:
+    record = run / "run.json"
+    record.write_text(record.read_text().replace('"status": "finished"', '"status": "interrupted"'))
+
+
+def test_resume__same_command_where_rates_were_searched(
+    tlcli: Invoke, tmp_path: Path, photos: Path
+) -> None:
+    words = ("-d", photos, *RESNET, "--epochs", "1", "--lr", "auto", "-o", "run", "-q")
+    assert tlcli("finetune", *words).exit_code == 0
+    interrupted(tmp_path / "run")
+    kept = (tmp_path / "run" / "run.json").read_text()
+    found = json.loads(kept)["config"]["lr"]
+
+    again = tlcli("finetune", *words, "--resume", "--offline", "--lr", found)
+    assert again.exit_code == 0, again.stderr
+    interrupted(tmp_path / "run")
+    again = tlcli("finetune", *words, "--resume", "--offline")
+    assert again.exit_code == 0, again.stderr
+    interrupted(tmp_path / "run")
+    other = tlcli("finetune", *words, "--resume", "--lr", "0.7")
+    assert other.stderr.startswith(f"error: --lr 0.7 differs from the run's own {found}:")
+
+
+def test_resume__uses_what_was_decided_then(tlcli: Invoke, tmp_path: Path, photos: Path) -> None:
+    """Also where a later version would decide otherwise."""
+    words = ("-d", photos, *RESNET, "--epochs", "1", "-o", "run", "-q")
+    assert tlcli("finetune", *words).exit_code == 0
+    interrupted(tmp_path / "run")
+    record = tmp_path / "run" / "run.json"
+    record.write_text(record.read_text().replace('"weight_decay": 0.05', '"weight_decay": 0.04'))
+
+    again = tlcli("finetune", *words, "--resume", "--dry-run", "--json")
+
+    assert head_of(again)["weight_decay"] == 0.04
+
+
+def test_resume__same_command_with_a_head_by_its_name_in_the_cache(
+    tlcli: Invoke, tmp_path: Path, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TLCLI_CACHE_DIR", str(tmp_path / "cache"))
+    probe, _ = extract(photos, None, penalties="0.01", model="timm/test_resnet")
+    name = Path(probe["store"]).name
+    words = ("-d", photos, *RESNET, "--epochs", "1", "--init-head", name, "-o", "run", "-q")
+    first = tlcli("finetune", *words)
+    assert first.exit_code == 0, first.stderr
+    interrupted(tmp_path / "run")
+
+    again = tlcli("finetune", *words, "--resume")
+    assert again.exit_code == 0, again.stderr
+    interrupted(tmp_path / "run")
+    other = tlcli("finetune", *words, "--resume", "--init-head", "other")
+    assert other.stderr.startswith("error: --init-head other differs from the run's own /")
+
+
+@pytest.mark.parametrize("strides", ["8, 16", "8,16", " 8,16 "])
+def test_resume__same_command_with_strides_as_they_were_written(
+    tlcli: Invoke, tmp_path: Path, strides: str
+) -> None:
+    data = make_box_folder(tmp_path / "scenes", counts={"train": 2, "val": 1})
+    words = ("-d", data, "--backbone", "timm/test_resnet", "--weights", "none", "--device", "cpu")
+    given = (*words, "--epochs", "1", "--image-size", "64", "-o", "run", "-q")
+    first = tlcli("detect-finetune", *given, "--strides", "8, 16")
+    assert first.exit_code == 0, first.stderr
+    interrupted(tmp_path / "run")
+
+    again = tlcli("detect-finetune", *given, "--strides", strides, "--resume")
+
+    assert again.exit_code == 0, again.stderr

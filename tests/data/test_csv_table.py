@@ -82,9 +82,9 @@ def test_read_csv_table__parquet_with_numbers_and_gaps(folder: Path) -> None:
         ("img/0.png,a\nimg/1.png,b\n", r"no column 'path'; its first line must name"),
         ("", r"Cannot read .*table\.csv as a table: No columns"),
         ("path,label\nimg/0.png,a\nimg/1.png,b,c,d\n", r"Cannot read .* as a table: .*line 3"),
-        ("path,label\nimg/0.png,a\nimg/1.png,\n", "1 rows with an empty label.*data row 2"),
-        ("path,label\nimg/0.png,a\nimg/1.png\n", "1 rows with an empty label.*data row 2"),
-        ("path,label\n,a\nimg/1.png,b\n", "1 rows with an empty path.*data row 1"),
+        ("path,label\nimg/0.png,a\nimg/1.png,\n", "1 row with an empty label.*data row 2"),
+        ("path,label\nimg/0.png,a\nimg/1.png\n", "1 row with an empty label.*data row 2"),
+        ("path,label\n,a\nimg/1.png,b\n", "1 row with an empty path.*data row 1"),
         (
             "path,label,split\nimg/0.png,a,train\nimg/1.png,b,holdout\nimg/2.png,b,\n",
             "rows with the split '', 'holdout'; use train, val or test",
@@ -96,17 +96,64 @@ def test_read_csv_table__parquet_with_numbers_and_gaps(folder: Path) -> None:
         ("path,label\nimg,a\nimg/1.png,b\n", "1 of the 2 files in .* do not exist: 'img'"),
         (
             "path,label\nimg/0.png,a\n./img/0.png,b\nimg/1.png,b\n",
-            "gives 1 images more than one label: 'img/0.png'",
+            "gives 1 image more than one label: 'img/0.png'",
         ),
         (
             "path,label,split\nimg/0.png,a,train\nimg/0.png,a,val\nimg/1.png,b,train\n",
-            "gives 1 images more than one split: 'img/0.png'",
+            "gives 1 image more than one split: 'img/0.png'",
         ),
     ],
 )
 def test_read_csv_table__refuses(folder: Path, text: str, message: str) -> None:
     with pytest.raises(DataError, match=message):
         read_csv_table(write(folder, text))
+
+
+@pytest.mark.parametrize(
+    ("rows", "cells"),
+    [
+        ("img/0.png,a,\nimg/1.png,b,\n", 3),
+        ("1,img/0.png,a\n2,img/1.png,b\n", 3),
+        (",,img/0.png,a\n,,img/1.png,b\n", 4),
+        ("\n \nimg/0.png,a,\nimg/1.png,b\n", 3),
+    ],
+    ids=["comma_at_the_end", "numbers_in_front", "empty_in_front", "blank_lines"],
+)
+def test_read_csv_table__more_cells_than_names(folder: Path, rows: str, cells: int) -> None:
+    """pandas takes the cells in front for names of the rows, and shifts all others."""
+    message = rf"table\.csv has {cells} cells in data row 1 but names 2 columns .*'path', 'label'"
+    with pytest.raises(DataError, match=message):
+        read_csv_table(write(folder, f"path,label\n{rows}"))
+
+
+def test_read_csv_table__empty_label_of_a_parquet_with_names_of_rows(folder: Path) -> None:
+    rows = {"path": ["img/0.png", "img/1.png"], "label": ["a", None]}
+    pd.DataFrame(rows, index=["x", "y"]).to_parquet(folder / "table.parquet")
+    with pytest.raises(DataError, match="1 row with an empty label, the first is data row 2"):
+        read_csv_table(folder / "table.parquet")
+
+
+@pytest.mark.parametrize(
+    ("column", "cells", "message"),
+    [
+        (
+            "label",
+            [["x"], ["x"], ["y", "x"]],
+            r"\(ndarray\) in the column 'label', data row 1; an image has one label, a text or a"
+            r" number\. If an image may have several classes, `finetune --multi-label` takes lists",
+        ),
+        ("label", [None, b"x", b"y"], r"has 'b'x'' \(bytes\) .* data row 2; .* or a number\.$"),
+        ("group", [{"of": 1}] * 3, r"\(dict\) in the column 'group', data row 1; .* number\.$"),
+    ],
+    ids=["lists", "bytes", "structs"],
+)
+def test_read_csv_table__refuses_compound_cells(
+    folder: Path, column: str, cells: list[object], message: str
+) -> None:
+    rows = {"path": [f"img/{i}.png" for i in range(3)], "label": list("xyx"), column: cells}
+    pd.DataFrame(rows).to_parquet(folder / "table.parquet")
+    with pytest.raises(DataError, match=message):
+        read_csv_table(folder / "table.parquet")
 
 
 def test_read_csv_table__not_text(folder: Path) -> None:
@@ -121,8 +168,8 @@ def test_read_csv_table__repeated_rows_and_other_columns_are_told(folder: Path) 
     table = read_csv_table(write(folder, text))
     assert len(table.items) == 2
     assert table.remarks == (
-        "table.csv: the columns 'width' are not used.",
-        "table.csv: 1 rows repeat another row and count once.",
+        "table.csv: the column 'width' is not used.",
+        "table.csv: 1 row repeats another row and count once.",
     )
 
 

@@ -49,7 +49,7 @@ def test_read_class_folders__hidden_are_skipped_and_others_told(
     table = read_class_folders(tmp_path)
     assert list(table.items["path"]) == ["a/1.png", "b/2.png"]
     assert table.remarks == (
-        f"{tmp_path}: 1 images outside class folders, not used: 'loose.png'.",
+        f"{tmp_path}: 1 image outside class folders, not used: 'loose.png'.",
         f"{tmp_path}: 4 files that are no images, not used:"
         " 'README', 'a/Thumbs.db', 'a/notes.txt' and 1 more.",
     )
@@ -93,7 +93,7 @@ def test_read_split_folders__empty_class(tmp_path: Path, write_images, split: st
         with pytest.raises(DataError, match=r"No images in the class folders 'c' of .*train"):
             read_split_folders(tmp_path)
     else:
-        assert "val: 1 empty class folders: 'c'." in read_split_folders(tmp_path).remarks
+        assert "val: 1 empty class folder: 'c'." in read_split_folders(tmp_path).remarks
 
 
 def test_read_split_folders__images_without_class_folders(tmp_path: Path, write_images) -> None:
@@ -105,7 +105,7 @@ def test_read_split_folders__images_without_class_folders(tmp_path: Path, write_
 def test_read_split_folders__other_folders_are_told(tmp_path: Path, write_images) -> None:
     write_images(tmp_path, ["train/a/1.png", "train/b/1.png", "extra/c/1.png"])
     table = read_split_folders(tmp_path)
-    assert table.remarks == (f"1 folders beside the splits of {tmp_path} are not used: 'extra'.",)
+    assert table.remarks == (f"1 folder beside the splits of {tmp_path} is not used: 'extra'.",)
 
 
 def test_split_folders__a_class_called_train(tmp_path: Path, write_images) -> None:

@@ -80,6 +80,8 @@ def test_load_table__bytes_are_written_as_they_are(caches: Path, tmp_path: Path)
         ["tlcli-v1/train-0000003.png", "y", "train"],
     ]
     assert [path.read_bytes() for path in table.paths("train")] == [png(0), png(1), png(3)]
+    left_out = f"{spec}: 1 image has no label and is left out of the part 'train'."
+    assert table.remarks == load_table(spec).remarks == (left_out,)
     assert table.root.parent == caches
     assert load_table(spec).fingerprint == table.fingerprint
 
@@ -140,6 +142,21 @@ def test_load_table__saved_to_disk(tmp_path: Path) -> None:
 
     assert table.splits == ("train", "test")
     assert list(table.part("test")["label"]) == ["x", "y"]
+
+
+@needs_datasets
+def test_load_table__other_parts_are_told(tmp_path: Path) -> None:
+    features = datasets.Features(
+        {"image": datasets.Image(), "label": datasets.ClassLabel(names=["x", "y"])}
+    )
+    part = datasets.Dataset.from_dict({"image": pictures(2), "label": [1, 0]}, features=features)
+    parts = {"train": part, "extra": part, "unsupervised": part}
+    datasets.DatasetDict(parts).save_to_disk(str(tmp_path / "set"))
+    spec = f"hf:{tmp_path}/set"
+    for _ in range(2):
+        assert load_table(spec).remarks == (
+            f"{spec}: the parts 'extra', 'unsupervised' are not used.",
+        )
 
 
 @needs_datasets

@@ -3,17 +3,22 @@ from pathlib import Path
 import pytest
 
 from tlcli.data.catalog import load_table
-from tlcli.data.image_check import check_images, find_bad_images, find_duplicates
+from tlcli.data.image_check import check_images, find_duplicates
 from tlcli.errors import DataError
 
 
-def test_find_bad_images__names_each_with_its_reason(tmp_path: Path, write_images) -> None:
+def bad_ones(paths: list[Path]) -> list[tuple[Path, str]]:
+    checks = check_images(paths, threads=3)
+    return [(check.path, check.problem) for check in checks if check.problem is not None]
+
+
+def test_check_images__names_each_with_its_reason(tmp_path: Path, write_images) -> None:
     write_images(tmp_path, [f"{i}.jpg" for i in range(5)])
     paths = [tmp_path / f"{i}.jpg" for i in range(5)]
     paths[1].write_bytes(paths[1].read_bytes()[:-200])
     paths[3].write_bytes(b"")
     paths[4].unlink()
-    found = find_bad_images(paths, threads=3)
+    found = bad_ones(paths)
     assert [path for path, _ in found] == [paths[1], paths[3], paths[4]]
     reasons = [reason for _, reason in found]
     assert "truncated" in reasons[0].lower()
@@ -43,14 +48,14 @@ def test_find_duplicates__missing_file(tmp_path: Path) -> None:
         find_duplicates([tmp_path / "gone"])
 
 
-def test_find_bad_images__brain_mri_is_all_readable(shared_data: Path) -> None:
+def test_check_images__brain_mri_is_all_readable(shared_data: Path) -> None:
     table = load_table(str(shared_data / "brain_mri"))
     paths = table.paths("unsplit")
     assert len(paths) == 253
-    assert find_bad_images(paths, threads=2) == []
+    assert bad_ones(paths) == []
     assert sum(len(group) - 1 for group in find_duplicates(paths)) == 25
 
 
-def test_find_bad_images__the_gif_of_hymenoptera_is_readable(shared_data: Path) -> None:
+def test_check_images__the_gif_of_hymenoptera_is_readable(shared_data: Path) -> None:
     gif = shared_data / "hymenoptera" / "train" / "ants" / "imageNotFound.gif"
-    assert find_bad_images([gif], threads=1) == []
+    assert bad_ones([gif]) == []

@@ -49,7 +49,7 @@ def test_read_kaggle_imagenet__train_without_a_class_of_val(root: Path, write_im
 def test_read_kaggle_imagenet__image_without_file_and_reverse(root: Path, write_images) -> None:
     (root / IMAGES / "val" / "v1.JPEG").unlink()
     write_images(root, [f"{IMAGES}/val/v9.JPEG"])
-    message = r"1 images without a file \('v1'\), 1 files without a label \('v9'\)"
+    message = r"1 image without a file \('v1'\), 1 file without a label \('v9'\)"
     with pytest.raises(DataError, match=message):
         read_kaggle_imagenet(root)
 

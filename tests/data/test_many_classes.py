@@ -100,7 +100,7 @@ def test_empty_class_folders__are_told(tmp_path: Path, write_images) -> None:
     root = write_images(tmp_path / "set", ["train/a/1.png", "train/b/1.png", "val/a/2.png"])
     (root / "val" / "b").mkdir()
     table = load_table(str(root))
-    assert table.remarks[0] == "val: 1 empty class folders: 'b'."
+    assert table.remarks[0] == "val: 1 empty class folder: 'b'."
     (root / "train" / "c").mkdir()
     with pytest.raises(DataError, match=r"No images in the class folders 'c' of .*train; fill or"):
         load_table(str(root))

@@ -155,9 +155,9 @@ def test_read_csv_table__a_class_that_no_image_has(folder: Path) -> None:
         (
             "path,label\nimg/0.png,a\n./img/0.png,b\n",
             None,
-            "gives 1 images more than one label: 'img/0.png'. Write all classes of an image into",
+            "gives 1 image more than one label: 'img/0.png'. Write all classes of an image into",
         ),
-        ("path,label\n,a\nimg/1.png,b\n", None, "1 rows with an empty path.*data row 1"),
+        ("path,label\n,a\nimg/1.png,b\n", None, "1 row with an empty path.*data row 1"),
     ],
 )
 def test_read_csv_table__refuses(

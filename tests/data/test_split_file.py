@@ -3,7 +3,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from tlcli.data.split_file import read_split, write_split
+from tlcli.data.split_file import read_parts, read_split, write_split
 from tlcli.data.splits import split_table
 from tlcli.data.table import ImageTable, make_table
 from tlcli.errors import DataError
@@ -60,3 +60,13 @@ def test_read_split__no_such_file_or_no_split(tmp_path: Path) -> None:
     (tmp_path / "splits.csv").write_text("a,b\n1,2\n")
     with pytest.raises(DataError, match="is no saved split: it needs the columns path,label"):
         read_split(fresh_table(), tmp_path / "splits.csv")
+
+
+def test_read_parts__of_any_task(tmp_path: Path) -> None:
+    path = tmp_path / "splits.csv"
+    path.write_text("path,split\na.png,train\nb.png,val\nc.png,train\n")
+    assert read_parts(path) == {"train": ["a.png", "c.png"], "val": ["b.png"]}
+
+    path.write_text("path,label\na.png,train\n")
+    with pytest.raises(DataError, match="is no saved split: it needs the columns path and split"):
+        read_parts(path)

@@ -43,7 +43,7 @@ def test_split_table__numbers_per_class() -> None:
         "val": {"a": 0, "b": 1, "c": 1, "d": 2, "e": 21},
         "test": {"a": 0, "b": 0, "c": 1, "d": 1, "e": 10},
     }
-    assert "1 classes have a single image, which stays in train: 'a'." in table.remarks
+    assert "1 class has a single image, which stays in train: 'a'." in table.remarks
     assert "test has no images of 2 of 5 classes: 'a', 'b'." in table.remarks
 
 

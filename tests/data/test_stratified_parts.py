@@ -109,7 +109,7 @@ def test_split_table__few_images_of_a_class() -> None:
         assert {s: counts[s]["c0"] for s in counts} == {"train": 1, "val": 0, "test": 0}
         assert {s: counts[s]["c1"] for s in counts} == {"train": 1, "val": 1, "test": 0}
         assert {s: counts[s]["c2"] for s in counts} == {"train": 1, "val": 1, "test": 1}
-        assert "1 classes have a single image, which stays in train: 'c0'." in done.remarks
+        assert "1 class has a single image, which stays in train: 'c0'." in done.remarks
 
 
 def test_split_table__groups_stay_together() -> None:
@@ -165,6 +165,18 @@ def test_fold_table__every_image_is_val_once_or_stays(
             counts[name] >= 1 for c, name in enumerate(part.classes) if any(r[c] for r in rows)
         )
         assert bool(kept) == any("in train in every fold" in note for note in part.notes)
+
+
+@pytest.mark.parametrize(("seed", "number", "folds"), [(1, 52, 3), (3, 57, 4), (2, 46, 5)])
+def test_stratified_folds__sizes_differ_by_one(seed: int, number: int, folds: int) -> None:
+    """Where the folds do not divide the images, those with too many left one short of two."""
+    rng = np.random.default_rng(seed)
+    labels = (rng.random((5, 4)) < 0.5)[rng.integers(5, size=number)]
+
+    numbers = stratified_folds(units_of(labels), folds=folds, generator=np.random.default_rng(seed))
+
+    sizes = np.bincount(numbers, minlength=folds)
+    assert sizes.max() - sizes.min() == (number % folds > 0)
 
 
 def test_fold_table__every_class_in_its_share() -> None:

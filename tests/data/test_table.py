@@ -85,7 +85,7 @@ def test_remarks__notes_gaps_and_crossing_groups() -> None:
     assert table_of(ROWS, notes=("a note.",)).remarks == (
         "a note.",
         "val has no images of 1 of 3 classes: '1'.",
-        "1 groups lie in more than one split: 'g'.",
+        "1 group lies in more than one split: 'g'.",
     )
 
 

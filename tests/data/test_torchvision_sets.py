@@ -278,6 +278,29 @@ def test_load_table__classes_without_names_are_numbers(cache: Path) -> None:
     ]
 
 
+def test_load_table__unlabelled_images_are_told(
+    cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = cache / "FER2013" / "fer2013"
+    root.mkdir(parents=True)
+    pixels = " ".join("7" * 48 * 48)
+    texts = {
+        "train": f"emotion,pixels\n0,{pixels}\n1,{pixels}\n",
+        "test": f"pixels\n{pixels}\n{pixels}\n{pixels}\n",
+    }
+    digests = {part: hashlib.md5(text.encode()).hexdigest() for part, text in texts.items()}
+    for part, text in texts.items():
+        (root / f"{part}.csv").write_text(text)
+        monkeypatch.setitem(datasets.FER2013._RESOURCES, part, (f"{part}.csv", digests[part]))
+
+    for _ in range(2):  # as it is made and as it is read again
+        table = load_table("torchvision:FER2013")
+        assert table.sizes() == {"train": 2}
+        assert table.remarks == (
+            "torchvision:FER2013: 3 images have no label and are left out of the part 'test'.",
+        )
+
+
 @pytest.mark.usefixtures("served")
 def test_load_table__broken_archive_is_told_and_marked(cache: Path, tmp_path: Path) -> None:
     archive = tmp_path / "server" / "train-images-idx3-ubyte.gz"

@@ -150,7 +150,7 @@ def test_detection_report__remarks(
     boxes = [box for box in DOCUMENT["annotations"] if box["category_id"] != 10]
     fewer = evaluate_boxes({**DOCUMENT, "annotations": boxes}, FOUND, engine="fast")
     assert detection_report(fewer, split="val", resamples=3).remarks == (
-        "1 of 4 classes have no box in split 'val' and are left out of the means: class 1.",
+        "1 of 4 classes has no box in split 'val' and is left out of the means: 'class 1'.",
     )
 
 

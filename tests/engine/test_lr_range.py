@@ -11,9 +11,11 @@ from toy import image_batch, tiny_model
 from tlcli.data.loaders import ImageBatch
 from tlcli.data.preprocessing import Preprocessing
 from tlcli.engine.classification import ClassificationTask
+from tlcli.engine.loop import NonFiniteLoss
 from tlcli.engine.lr_range import MAX_STEPS, Floats, RangeCurve, rates_around, try_rates
 from tlcli.engine.runtime import Runtime
 from tlcli.engine.training_state import TrainingState
+from tlcli.models.staged import StagedModel
 from tlcli.models.unfreezing import Phase
 
 RATES = rates_around(1e-3)
@@ -91,8 +93,10 @@ def steps_of(epoch: int, done: int) -> Iterator[list[ImageBatch]]:
     yield from [[image_batch(part)] for part in rows][done:]
 
 
-def tried(rates: Floats, *, factor: float = 1.0) -> tuple[RangeCurve, TrainingState]:
-    model = tiny_model(with_batch_norm=False)
+def tried(
+    rates: Floats, *, factor: float = 1.0, model: StagedModel | None = None
+) -> tuple[RangeCurve, TrainingState]:
+    model = model or tiny_model(with_batch_norm=False)
     optimizer = SGD(model.network.parameters(), lr=1.0)
     state = TrainingState(
         model=model,
@@ -161,3 +165,12 @@ def test_try_rates__infinite_losses_are_the_end_and_no_error() -> None:
 
     assert 0 < len(curve.losses) < 20
     assert np.isfinite(curve.losses).all()
+
+
+def test_try_rates__loss_of_the_first_step_that_is_not_finite_is_no_answer() -> None:
+    model = tiny_model(with_batch_norm=False)
+    next(model.network.parameters()).data.fill_(torch.nan)
+
+    with pytest.raises(NonFiniteLoss) as caught:
+        tried(RATES, model=model)
+    assert (caught.value.epoch, caught.value.step) == (1, 1)

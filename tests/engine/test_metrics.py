@@ -122,7 +122,7 @@ def test_classification_report__absent_class_is_left_out_and_named() -> None:
     ]
     assert report.metrics["macro_f1"] == pytest.approx((2 / 3 + 0) / 2)
     assert report.remarks == (
-        "1 of 3 classes have no image in split 'val' and are left out of macro_f1: bee.",
+        "1 of 3 classes has no image in split 'val' and is left out of macro_f1: 'bee'.",
     )
 
 
@@ -132,7 +132,7 @@ def test_classification_report__long_remark_names_five() -> None:
         log_probs, np.zeros(3, dtype=int), split="val", classes=names(9), resamples=1
     )
     assert report.remarks[0].startswith("8 of 9 classes have no image")
-    assert report.remarks[0].endswith("c1, c2, c3, c4, c5, ....")
+    assert report.remarks[0].endswith(": 'c1', 'c2', 'c3', 'c4', 'c5' and 3 more.")
 
 
 def test_fast_metrics__equal_probabilities_go_to_the_lower_index() -> None:

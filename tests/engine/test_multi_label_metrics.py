@@ -1,9 +1,11 @@
+import tracemalloc
 import warnings
 
 import numpy as np
 import pytest
 from sklearn import metrics
 
+from tlcli.engine import multi_label_metrics
 from tlcli.engine.multi_label_metrics import fast_multi_label_metrics, multi_label_report
 from tlcli.errors import DataError, NonFiniteLossError
 
@@ -56,6 +58,30 @@ def test_multi_label_report__metrics_are_sklearns(number: int) -> None:
     assert fast == {name: report.metrics[name] for name in ("loss", "map", "micro_f1", "macro_f1")}
 
 
+def test_multi_label_report__is_the_same_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Classes and resamples are looked at some at a time, to bound the memory."""
+    logits, labels = predictions(50)
+    options = {"split": "val", "classes": CLASSES, "resamples": 40, "seed": 1}
+    expected = multi_label_report(logits, labels, **options)
+    monkeypatch.setattr(multi_label_metrics, "_RESAMPLES_AT_ONCE", 3)
+    monkeypatch.setattr(multi_label_metrics, "_CHUNKS_AT_ONCE", 2)
+    monkeypatch.setattr(multi_label_metrics, "_CLASSES_AT_ONCE", 3)
+    assert multi_label_report(logits, labels, **options) == expected
+
+
+def test_multi_label_report__memory_is_that_of_some_logits() -> None:
+    """Rankings of all classes, and counts as float64, would take three times the logits more."""
+    rng = np.random.default_rng(0)
+    logits = rng.normal(size=(1500, 300))
+    labels = rng.random(logits.shape) < 0.02
+    names = [str(number) for number in range(300)]
+    tracemalloc.start()
+    multi_label_report(logits, labels, split="val", classes=names, resamples=8)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 3 * logits.nbytes
+
+
 def test_multi_label_report__per_class_is_sklearns() -> None:
     logits, labels = predictions(60)
     report = multi_label_report(logits, labels, split="val", classes=CLASSES, resamples=200)
@@ -82,7 +108,7 @@ def test_multi_label_report__absent_classes_are_named_and_left_out() -> None:
     assert dict(report.metrics) == pytest.approx(by_sklearn(logits, labels))
     assert report.remarks == (
         "2 of 4 classes have no image in split 'test' and are left out of map and macro metrics: "
-        "bee, dog.",
+        "'bee', 'dog'.",
     )
     absent = report.per_class[1]
     assert [absent[key] for key in ("support", "ap", "low", "high", "recall", "f1")] == [

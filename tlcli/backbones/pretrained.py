@@ -16,6 +16,7 @@ from tlcli.backbones.protocol import Backbone, BackboneSource, LoadedWeights, he
 from tlcli.backbones.stages import find_stages
 from tlcli.data.preprocessing import RGB_CHANNELS
 from tlcli.errors import ConfigError, ModelError, WeightsError
+from tlcli.results.counted import counted
 
 NO_WEIGHTS = "none"
 DEFAULT_WEIGHTS = "default"
@@ -317,7 +318,9 @@ def _from_file(
     report = weight_files.load_state(network, tensors, head_names=heads, origin=str(path))
     tag = name.tag or next(iter(_tags(name)), None)
     left_out = len(below) - len(tensors)
-    auxiliary = (f"left out {left_out} tensors of auxiliary classifiers",) if left_out else ()
+    auxiliary = (
+        (f"left out {counted(left_out, 'tensor')} of auxiliary classifiers",) if left_out else ()
+    )
     loaded = LoadedWeights(
         tag=FROM_FILE,
         path=str(path),

@@ -17,6 +17,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from tlcli.errors import WeightsError
+from tlcli.results.counted import counted
 
 PICKLE_SUFFIXES = (".pth", ".pt", ".bin", ".tar")
 SUFFIXES = (".safetensors", *PICKLE_SUFFIXES)
@@ -24,6 +25,7 @@ WRAPPERS = (
     "state_dict_ema",
     "model_ema",
     "ema",
+    "shadow",
     "state_dict",
     "model_state_dict",
     "model_state",
@@ -104,7 +106,8 @@ class KeyReport:
     def remarks(self) -> tuple[str, ...]:
         """Return one line for each kind of key that was not copied although loading went on."""
         counters = len([key for key in (*self.missing, *self.unexpected) if _is_counter(key)])
-        told = [f"{counters} batch counters of BatchNorm are on one side only"] if counters else []
+        are = counted(counters, "batch counter of BatchNorm is", "batch counters of BatchNorm are")
+        told = [f"{are} on one side only"] if counters else []
         if self.head_keys:
             told.append(f"head left as it was in the model: {', '.join(self.head_keys)}")
         return tuple(told)
@@ -138,7 +141,9 @@ def read_state_dict(path: Path, *, sha_prefix: str | None = None) -> WeightFile:
     remarks: list[str] = []
     tensors = _strip_prefix(_tensors(_unwrap(content, remarks), remarks), remarks)
     if not tensors:
-        raise WeightsError(f"{path} holds no tensors. Give a file with a model's state dict.")
+        raise WeightsError(
+            f"{path} holds no tensors{_keys_seen(content)}. Give a file with a model's state dict."
+        )
     remarks += _precision_remarks(tensors)
     return WeightFile(path=path, tensors=tensors, sha256=sha256, remarks=tuple(remarks))
 
@@ -273,11 +278,32 @@ def _unwrap(content: object, remarks: list[str]) -> Mapping[object, object]:
         return {}
     for name in WRAPPERS:
         inner = content.get(name)
-        if isinstance(inner, Mapping):
+        if isinstance(inner, Mapping) and _has_tensors(inner):
             others = ", ".join(str(key) for key in content if key != name)
             remarks.append(f"took '{name}' of the file" + (f", not: {others}" if others else ""))
             return _unwrap(inner, remarks)
     return content
+
+
+def _has_tensors(content: Mapping[object, object]) -> bool:
+    """Say whether a mapping has named tensors itself or in what `_unwrap` takes out of it.
+
+    Single numbers do not count: averages keep their decay and their steps beside the weights.
+    """
+    named = (value for key, value in content.items() if _is_text(key))
+    if any(isinstance(value, Tensor) and value.ndim for value in named):
+        return True
+    inside = (content.get(name) for name in WRAPPERS)
+    return any(isinstance(inner, Mapping) and _has_tensors(inner) for inner in inside)
+
+
+def _keys_seen(content: object) -> str:
+    """Return what a file holds instead of tensors, as the end of a clause."""
+    if not isinstance(content, Mapping):
+        return f" but one value ({type(content).__name__})"
+    seen = [f"{key} ({type(value).__name__})" for key, value in content.items()]
+    rest = f" and {len(seen) - SHOWN_PER_KIND} more" if len(seen) > SHOWN_PER_KIND else ""
+    return f" but {', '.join(seen[:SHOWN_PER_KIND])}{rest}" if seen else ""
 
 
 def _tensors(content: Mapping[object, object], remarks: list[str]) -> dict[str, Tensor]:

@@ -9,7 +9,8 @@ KFoldOpt = Annotated[
     option(
         "--fold",
         panel=DATA,
-        text="Cross-validation: 2/5 holds the second of five equal parts out for validation.",
+        text="Cross-validation: 2/5 holds the second of five equal parts out for validation; the "
+        "parts follow --seed, which must be the same for all five.",
     ),
 ]
 ClassesOpt = Annotated[

@@ -10,19 +10,19 @@ import typer
 
 from tlcli.data.data_spec import absolute_spec
 from tlcli.errors import ConfigError
+from tlcli.recipes.feature_places import cached_features_root
+from tlcli.results.run_dir import RunDirectory
 
 TALK_OPTIONS = ("json", "quiet", "verbose", "dry_run", "config")
 """How a command speaks; no part of any config."""
-_FREE_ON_RESUME = ("output", "overwrite", "resume", "device", "num_workers", "max_time")
+_KEPT_UNLESS_GIVEN = ("device", "num_workers", "max_time", "offline")
+_FREE_ON_RESUME = ("output", "overwrite", "resume", *_KEPT_UNLESS_GIVEN)
 """May differ when a run goes on: they do not change what is computed."""
-_KEPT_UNLESS_GIVEN = ("device", "num_workers", "max_time")
 _PATHS = ("weights", "init_head", "classes")
 """Options that a run keeps as absolute paths, beside `data`."""
 
 _NUMBERS_OR_WORDS = {"lr": float | Literal["auto"] | None}
 """Options whose function has no type, since Typer knows none for them."""
-_LR_RANGE = "lr_range.csv"
-"""What a run holds whose learning rate was found by `--lr auto`."""
 
 
 def use_config_file(ctx: typer.Context, value: str | None) -> str | None:
@@ -105,8 +105,7 @@ def chosen_options(ctx: typer.Context) -> dict[str, Any]:
     """
     values = {key: value for key, value in ctx.params.items() if key not in TALK_OPTIONS}
     if is_resumed(values):
-        saved = read_option_file(_option_file(values), kinds=_kinds_of_options(ctx))
-        values = _merge(ctx, values, saved)
+        values = _merge(ctx, values, run=_run_folder(values))
     return {key: value for key, value in values.items() if value is not None}
 
 
@@ -118,22 +117,26 @@ def is_given(ctx: typer.Context, name: str) -> bool:
 
 def is_resumed(values: Mapping[str, Any]) -> bool:
     """Say whether there is a run whose options `--resume` takes up."""
-    return bool(values.get("resume") and values.get("output")) and _option_file(values).exists()
+    if not (values.get("resume") and values.get("output")):
+        return False
+    return _run_folder(values).config_path.exists()
 
 
-def _option_file(values: Mapping[str, Any]) -> Path:
-    return Path(values["output"]).expanduser() / "config.toml"
+def _run_folder(values: Mapping[str, Any]) -> RunDirectory:
+    return RunDirectory(path=Path(values["output"]).expanduser())
 
 
-def _merge(
-    ctx: typer.Context, values: Mapping[str, Any], saved: Mapping[str, Any]
-) -> dict[str, Any]:
-    merged, run = dict(values), Path(values["output"]).expanduser()
+def _merge(ctx: typer.Context, values: Mapping[str, Any], *, run: RunDirectory) -> dict[str, Any]:
+    """Take what was used when the run began; what is given again may be written as it was then."""
+    merged, written = dict(values), run.read_config_toml()
+    saved = run.read_record().get("config", written)  # none if it stopped at its very start
     for key in values:
         if not is_given(ctx, key):
             if key not in _FREE_ON_RESUME or key in _KEPT_UNLESS_GIVEN:
                 merged[key] = saved.get(key)
-        elif key not in _FREE_ON_RESUME and not _same(key, values[key], saved.get(key), run=run):
+        elif key not in _FREE_ON_RESUME and not any(
+            _same(key, values[key], options.get(key)) for options in (saved, written)
+        ):
             flag = f"--{key.replace('_', '-')}"
             raise ConfigError(
                 f"{flag} {values[key]} differs from the run's own {saved.get(key)}: a resumed run "
@@ -142,17 +145,21 @@ def _merge(
     return merged
 
 
-def _same(key: str, given: object, saved: object, *, run: Path) -> bool:
-    """Say whether a given option is the run's own, where paths may be written in two ways."""
-    if given == saved:
-        return True
-    if key == "lr" and given == "auto":
-        return (run / _LR_RANGE).exists()  # the run keeps what was found
-    if key == "data" and isinstance(given, str):
+def _same(key: str, given: object, saved: object) -> bool:
+    """Say whether a given option is the run's own, where values may be written in two ways."""
+    if given == saved or not isinstance(given, str):
+        return given == saved
+    if key == "data":
         return absolute_spec(given) == saved
-    if key in _PATHS and isinstance(given, str):
-        return str(Path(given).expanduser().resolve()) == saved
-    return False
+    if key == "strides" and isinstance(saved, str):
+        return _parts(given) == _parts(saved)
+    if key == "init_head" and saved == str((cached_features_root() / given).resolve()):
+        return True  # a name of `cache list`
+    return key in _PATHS and str(Path(given).expanduser().resolve()) == saved
+
+
+def _parts(text: str) -> list[str]:
+    return [part.strip() for part in text.split(",")]
 
 
 def _unknown_key(key: str, known: set[str]) -> str:

@@ -82,8 +82,8 @@ DropPathOpt = Annotated[
     option(
         "--drop-path",
         panel=OPTIM,
-        text="How often the last block is skipped in training, earlier ones less; without it as "
-        "the network comes.",
+        text="How often the last block is skipped in training, earlier ones less (those of timm as "
+        "timm does it); without it as the network comes.",
     ),
 ]
 HeadDropoutOpt = Annotated[

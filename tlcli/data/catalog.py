@@ -1,13 +1,12 @@
 """From what the user gives as `--data` to a table of images."""
 
-import difflib
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 from tlcli.data.boxes.box_layouts import box_layout
 from tlcli.data.csv_table import TABLE_SUFFIXES, USUAL, TableColumns, read_csv_table
-from tlcli.data.data_spec import HUB, SAMPLE, TORCHVISION
+from tlcli.data.data_spec import HUB, SAMPLE, TORCHVISION, load_sample
 from tlcli.data.digits import digits_folder
 from tlcli.data.folders import (
     list_images,
@@ -76,20 +75,11 @@ def load_table(
     if spec.startswith(TORCHVISION):
         return load_torchvision_set(spec, offline=offline)
     if spec.startswith(SAMPLE):
-        return replace(_load_sample(spec), spec=spec)
+        return replace(load_sample(spec, SAMPLES), spec=spec)
     if not is_file:
         return replace(_load_folder(path), spec=spec)
     table = _load_file(path, columns=columns, label_separator=label_separator)
     return replace(table, spec=spec)
-
-
-def _load_sample(spec: str) -> ImageTable:
-    if spec in SAMPLES:
-        return SAMPLES[spec]()
-    names = [sample.removeprefix("sample:") for sample in SAMPLES]
-    close = difflib.get_close_matches(spec.removeprefix("sample:"), names, n=1)
-    hint = f" Did you mean sample:{close[0]}?" if close else ""
-    raise DataError(f"No sample data called '{spec}'.{hint} There is {', '.join(SAMPLES)}.")
 
 
 def _load_file(path: Path, *, columns: TableColumns, label_separator: str | None) -> ImageTable:

@@ -8,14 +8,19 @@ import shlex
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from tlcli.data.folders import SPLIT_WORDS
 from tlcli.data.label_cells import is_yes_or_no, read_label_cells
 from tlcli.data.table import COLUMNS, ImageTable, make_table, some_names
 from tlcli.errors import DataError
+from tlcli.results.counted import counted
 
+_COMPOUND = (list, tuple, dict, bytes, np.ndarray)
+"""What a cell of a Parquet file can be that is no single text or number."""
 TABLE_SUFFIXES = frozenset({".csv", ".tsv", ".parquet"})
 
 
@@ -74,7 +79,8 @@ def read_csv_table(
         raw = raw.assign(**{_JOINED: labels.texts})
         columns = replace(columns, label=_JOINED)
     used = _used_columns(raw, columns, labels=label_names, path=path)
-    items = pd.DataFrame({role: _texts(raw, column=used.get(role), role=role) for role in COLUMNS})
+    texts = {role: _texts(raw, column=used.get(role), role=role, path=path) for role in COLUMNS}
+    items = pd.DataFrame(texts)
     items["split"] = _split_words(items["split"], path=path)
     _check_filled(items, used=used, roles=("path",) if labels else ("path", "label"), path=path)
     items["path"] = _table_paths(items["path"], path=path)
@@ -96,11 +102,14 @@ def _read(path: Path) -> pd.DataFrame:
     try:
         if path.suffix.lower() == ".parquet":
             return pd.read_parquet(path).astype(object).rename(columns=str)
+        separator = "\t" if path.suffix.lower() == ".tsv" else _separator(path)
+        _check_first_row(path, separator=separator)
         return pd.read_csv(
             path,
-            sep="\t" if path.suffix.lower() == ".tsv" else _separator(path),
+            sep=separator,
             dtype=str,
             keep_default_na=False,
+            index_col=False,
             encoding="utf-8-sig",
         )
     # the errors of pandas' parser and of pyarrow are ValueErrors
@@ -114,6 +123,23 @@ def _separator(path: Path) -> str:
         names = next(csv.reader(file), [""])
     others = [mark for mark in ";\t" if len(names) == 1 and mark in names[0]]
     return others[0] if others else ","
+
+
+def _check_first_row(path: Path, *, separator: str) -> None:
+    """Refuse more cells than names; pandas does so in all rows but the first one.
+
+    Raises:
+        DataError: there is a cell of which no column is known.
+    """
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        filled = (row for row in csv.reader(file, delimiter=separator) if "".join(row).strip())
+        names, cells = next(filled, []), next(filled, [])
+    if len(cells) > len(names):
+        raise DataError(
+            f"{path} has {counted(len(cells), 'cell')} in data row 1 but names"
+            f" {counted(len(names), 'column')} in its first line, {some_names(names, most=8)}. Name"
+            f" every column, and end no row with a separator ('{separator}')."
+        )
 
 
 def _label_columns(raw: pd.DataFrame, columns: TableColumns, *, path: Path) -> list[str]:
@@ -224,12 +250,32 @@ def _flag_columns(raw: pd.DataFrame) -> list[str]:
     return flags if len(flags) > 1 else []
 
 
-def _texts(raw: pd.DataFrame, *, column: str | None, role: str) -> "pd.Series[str]":
+def _texts(raw: pd.DataFrame, *, column: str | None, role: str, path: Path) -> "pd.Series[str]":
     if column is None:
         return pd.Series("", index=raw.index, dtype=str)
     values = raw[column]
+    _check_single(values, column=column, role=role, path=path)
     texts = values.where(values.notna(), "").astype(str)
     return texts if role == "path" else texts.str.strip()
+
+
+def _check_single(values: "pd.Series[Any]", *, column: str, role: str, path: Path) -> None:
+    """Refuse what only cells of Parquet files can be.
+
+    Raises:
+        DataError: a cell is neither a text nor a number.
+    """
+    kinds = [type(value) for value in values]
+    strange = [row for row, kind in enumerate(kinds) if issubclass(kind, _COMPOUND)]
+    if strange:
+        row = strange[0]
+        is_labels = role == "label" and kinds[row] is not bytes and kinds[row] is not dict
+        then = " If an image may have several classes, `finetune --multi-label` takes lists."
+        raise DataError(
+            f"{path} has '{values.iloc[row]}' ({kinds[row].__name__}) in the column '{column}',"
+            f" data row {row + 1}; an image has one {role}, a text or a number."
+            + (then if is_labels else "")
+        )
 
 
 def _split_words(words: "pd.Series[str]", *, path: Path) -> "pd.Series[str]":
@@ -249,11 +295,11 @@ def _check_filled(
     items: pd.DataFrame, *, used: Mapping[str, str], roles: Sequence[str], path: Path
 ) -> None:
     for role in roles:
-        empty = items.index[items[role] == ""]
+        empty = np.flatnonzero(items[role] == "")
         if len(empty):
             raise DataError(
-                f"{path} has {len(empty)} rows with an empty {used[role]}, the first is data row"
-                f" {int(empty[0]) + 1}."
+                f"{path} has {counted(len(empty), 'row')} with an empty {used[role]}, the first is"
+                f" data row {empty[0] + 1}."
             )
 
 
@@ -263,7 +309,7 @@ def _table_paths(names: "pd.Series[str]", *, path: Path) -> list[str]:
     missing = [name for name, file in zip(names, files, strict=True) if not file.is_file()]
     if missing:
         raise DataError(
-            f"{len(missing)} of the {len(files)} files in {path} do not exist:"
+            f"{len(missing)} of the {counted(len(files), 'file')} in {path} do not exist:"
             f" {some_names(missing)}; paths are relative to {path.parent}."
         )
     root = path.parent
@@ -280,13 +326,16 @@ def _check_agreement(unique: pd.DataFrame, *, is_multi_label: bool, path: Path) 
             is_spread = is_multi_label and column == "label"
             then = " Write all classes of an image into one row." if is_spread else ""
             raise DataError(
-                f"{path} gives {len(torn)} images more than one {column}: {some_names(torn)}.{then}"
+                f"{path} gives {counted(len(torn), 'image')} more than one {column}:"
+                f" {some_names(torn)}.{then}"
             )
 
 
 def _notes(raw: pd.DataFrame, *, known: Collection[str], num_copies: int, path: Path) -> list[str]:
     unused = [name for name in raw.columns if name not in known]
-    notes = [f"{path.name}: the columns {some_names(unused)} are not used."] if unused else []
+    are = "column {} is" if len(unused) == 1 else "columns {} are"
+    notes = [f"{path.name}: the {are.format(some_names(unused))} not used."] if unused else []
     if num_copies:
-        notes.append(f"{path.name}: {num_copies} rows repeat another row and count once.")
+        copies = counted(num_copies, "row repeats", "rows repeat")
+        notes.append(f"{path.name}: {copies} another row and count once.")
     return notes

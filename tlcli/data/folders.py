@@ -10,6 +10,7 @@ import pandas as pd
 from tlcli.data.images import is_image_name
 from tlcli.data.table import COLUMNS, ImageTable, make_table, some_names
 from tlcli.errors import DataError
+from tlcli.results.counted import counted
 
 SPLIT_WORDS = {
     "train": "train",
@@ -195,9 +196,9 @@ def _read_split(root: Path, *, name: str, split: str) -> _Part:
     part = _read_part(root / name, prefix=f"{name}/", split=split)
     if not part.classes:
         raise DataError(
-            f"{root / name} has no images in class folders ({len(part.loose)} images and"
-            f" {len(part.empty)} empty folders directly inside); put each class into its own"
-            " folder."
+            f"{root / name} has no images in class folders ({counted(len(part.loose), 'image')}"
+            f" and {counted(len(part.empty), 'empty folder')} directly inside); put each class into"
+            " its own folder."
         )
     if split == "train":
         _refuse_empty(part, where=str(root / name))
@@ -217,15 +218,20 @@ def _unused_folders(root: Path, found: dict[str, list[str]]) -> list[str]:
     unused = [name for name in sub_folders(root) if name not in used]
     if not unused:
         return []
-    return [
-        f"{len(unused)} folders beside the splits of {root} are not used: {some_names(unused)}."
-    ]
+    folders = counted(len(unused), "folder")
+    are = "is" if len(unused) == 1 else "are"
+    return [f"{folders} beside the splits of {root} {are} not used: {some_names(unused)}."]
 
 
 def _notes(part: _Part, *, where: str) -> list[str]:
+    outside = "outside class folders, not used"
     told = [
-        (part.empty, "empty class folders"),
-        (part.loose, "images outside class folders, not used"),
-        (part.others, "files that are no images, not used"),
+        (part.empty, "empty class folder", "empty class folders"),
+        (part.loose, f"image {outside}", f"images {outside}"),
+        (part.others, "file that is no image, not used", "files that are no images, not used"),
     ]
-    return [f"{where}: {len(names)} {what}: {some_names(names)}." for names, what in told if names]
+    return [
+        f"{where}: {counted(len(names), one, many)}: {some_names(names)}."
+        for names, one, many in told
+        if names
+    ]

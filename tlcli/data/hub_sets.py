@@ -13,7 +13,7 @@ from PIL import Image, UnidentifiedImageError
 from tlcli.data.cache_folder import cache_folder
 from tlcli.data.csv_table import TableColumns
 from tlcli.data.data_spec import HUB, hub_folder
-from tlcli.data.exported_set import ExportedImage, read_exported
+from tlcli.data.exported_set import ExportedImage, read_exported, unlabelled_note
 from tlcli.data.folders import SPLIT_WORDS
 from tlcli.data.table import ImageTable, some_names
 from tlcli.errors import ConfigError, DataError, MachineError
@@ -47,7 +47,7 @@ def load_hub_set(spec: str, *, columns: TableColumns, offline: bool) -> ImageTab
     parts = None if folder is None else _load(name, folder=folder, offline=offline)
     key = _key(name, columns=columns, parts=parts)
 
-    def export(target: Path) -> Iterator[ExportedImage]:
+    def export(target: Path) -> Iterator[ExportedImage | str]:
         """Yield the images of all parts."""
         loaded = parts or _load(name, folder=None, offline=offline)
         yield from _export(loaded, target, columns=columns, spec=spec)
@@ -96,7 +96,7 @@ def _load(name: str, *, folder: Path | None, offline: bool) -> dict[str, Any]:
 
 def _export(
     parts: Mapping[str, Any], folder: Path, *, columns: TableColumns, spec: str
-) -> Iterator[ExportedImage]:
+) -> Iterator[ExportedImage | str]:
     library = _library()
     known = {split: part for split, part in parts.items() if split.lower() in SPLIT_WORDS}
     if not known:
@@ -104,20 +104,26 @@ def _export(
             f"{spec} has the parts {some_names(parts, most=8)}; one must be called train,"
             " validation or test."
         )
+    if others := [split for split in parts if split not in known]:
+        are = "part {} is" if len(others) == 1 else "parts {} are"
+        yield f"{spec}: the {are.format(some_names(others, most=8))} not used."
     for name, part in known.items():
         image = _image_column(part.features, columns, library=library, spec=spec)
         label = _label_column(part.features, columns, library=library, spec=spec)
         if columns.group is not None and columns.group not in part.features:
             raise _no_column("group", columns.group, part.features, spec=spec)
         rows = part.cast_column(image, library.Image(decode=False))
-        split = SPLIT_WORDS[name.lower()]
+        split, unlabelled = SPLIT_WORDS[name.lower()], 0
         for index, row in enumerate(rows):
             text = _label_text(part.features[label], row[label])
-            if text is None:  # a test part without answers
+            if text is None:
+                unlabelled += 1
                 continue
             path = _image_file(row[image], folder / f"{split}-{index:07d}", spec=spec)
             group = "" if columns.group is None else str(row[columns.group])
             yield ExportedImage(path, text, split, group)
+        if unlabelled:
+            yield unlabelled_note(spec, name, unlabelled)
 
 
 def _image_column(

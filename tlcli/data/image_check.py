@@ -66,12 +66,6 @@ def _is_stored_so(path: Path, is_so: Callable[[Image.Image], bool]) -> bool:
         return False
 
 
-def find_bad_images(paths: Sequence[Path], *, threads: int) -> list[tuple[Path, str]]:
-    """Return each file that cannot be decoded in full, with the reason."""
-    checks = check_images(paths, threads=threads)
-    return [(check.path, check.problem) for check in checks if check.problem is not None]
-
-
 def find_duplicates(paths: Iterable[Path]) -> list[tuple[Path, ...]]:
     """Return groups of two or more files with the same bytes, in the order of `paths`.
 

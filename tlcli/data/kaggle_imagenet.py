@@ -8,6 +8,7 @@ import pandas as pd
 from tlcli.data.folders import list_images, sub_folders
 from tlcli.data.table import COLUMNS, ImageTable, make_table, some_names
 from tlcli.errors import DataError
+from tlcli.results.counted import counted
 
 SOLUTION_NAME = "LOC_val_solution.csv"
 MAPPING_NAME = "LOC_synset_mapping.txt"
@@ -82,8 +83,8 @@ def _val_rows(root: Path, *, titles: dict[str, str]) -> list[tuple[str, str, str
     if without_file or without_label:
         raise DataError(
             f"{root / _IMAGES / 'val'} and {SOLUTION_NAME} do not fit:"
-            f" {len(without_file)} images without a file ({some_names(without_file)}),"
-            f" {len(without_label)} files without a label ({some_names(without_label)})."
+            f" {counted(len(without_file), 'image')} without a file ({some_names(without_file)}),"
+            f" {counted(len(without_label), 'file')} without a label ({some_names(without_label)})."
         )
     return [(f"{_IMAGES}/val/{files[i]}", synset, "val", "") for i, synset in solution.items()]
 

@@ -3,9 +3,9 @@
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-CropMode = Literal["center", "squash", "border"]
+from tlcli.config.parts import RGB_CHANNELS as RGB_CHANNELS
 
-RGB_CHANNELS = 3
+CropMode = Literal["center", "squash", "border"]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -37,11 +37,27 @@ def read_split(table: ImageTable, path: Path) -> ImageTable:
     return table.with_items(fresh.assign(split=saved["split"]).reset_index())
 
 
-def _read(path: Path) -> pd.DataFrame:
+def read_parts(path: Path) -> dict[str, list[str]]:
+    """Return the images of each split by what a run of any task saved, without looking at them.
+
+    Raises:
+        DataError: The file cannot be read, or is no saved split.
+    """
+    saved = _frame(path)
+    if not {"path", "split"} <= set(saved.columns):
+        raise DataError(f"{path} is no saved split: it needs the columns path and split.")
+    return {str(split): part["path"].tolist() for split, part in saved.groupby("split")}
+
+
+def _frame(path: Path) -> pd.DataFrame:
     try:
-        saved = pd.read_csv(path, dtype=str, keep_default_na=False)
+        return pd.read_csv(path, dtype=str, keep_default_na=False)
     except (OSError, ValueError) as error:
         raise DataError(f"Cannot read the saved split {path}: {error}.") from error
+
+
+def _read(path: Path) -> pd.DataFrame:
+    saved = _frame(path)
     if list(saved.columns) != list(COLUMNS) or saved["path"].duplicated().any():
         raise DataError(f"{path} is no saved split: it needs the columns {','.join(COLUMNS)}.")
     return saved

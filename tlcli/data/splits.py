@@ -11,12 +11,13 @@ import numpy.typing as npt
 import pandas as pd
 from sklearn.model_selection import StratifiedGroupKFold
 
+from tlcli.config.parts import MAX_SPLIT
 from tlcli.data.label_sets import label_matrix
 from tlcli.data.stratified_parts import stratified_parts, units_of
 from tlcli.data.table import ImageTable, some_names
 from tlcli.errors import ConfigError, DataError
+from tlcli.results.counted import counted
 
-MAX_FRACTION = 0.9
 # More folds come closer to the wanted fraction but balance the classes less
 _MAX_FOLDS = 20
 
@@ -46,7 +47,7 @@ def split_table(
             for where a test part exists or nothing is there to take them from.
         DataError: the groups leave no images of a class in train.
     """
-    _check_fractions(val_fraction, test_fraction)
+    check_fractions(val_fraction, test_fraction)
     source = "unsplit" if "unsplit" in table.splits else "train"
     wanted = _wanted_parts(table, val_fraction=val_fraction, test_fraction=test_fraction)
     if source not in table.splits or (source == "train" and not wanted):
@@ -106,13 +107,16 @@ def limit_table(table: ImageTable, *, limit: int, seed: int) -> ImageTable:
     return table.with_items(pd.concat(kept, ignore_index=True))
 
 
-def _check_fractions(val_fraction: float, test_fraction: float) -> None:
+def check_fractions(val_fraction: float, test_fraction: float) -> None:
+    """Refuse parts that leave too little to train on.
+
+    Raises:
+        ConfigError: a fraction outside 0..0.9, each, or both together.
+    """
     named = {"validation": val_fraction, "test": test_fraction}
     for name, value in {**named, "validation plus test": val_fraction + test_fraction}.items():
-        if not 0 <= round(value, 9) <= MAX_FRACTION:  # the sum of 0.1 and 0.8 is a bit over 0.9
-            raise ConfigError(
-                f"The {name} fraction is {value:g}; it must lie in 0..{MAX_FRACTION}."
-            )
+        if not 0 <= round(value, 9) <= MAX_SPLIT:  # the sum of 0.1 and 0.8 is a bit over 0.9
+            raise ConfigError(f"The {name} fraction is {value:g}; it must lie in 0..{MAX_SPLIT}.")
 
 
 def _wanted_parts(
@@ -265,9 +269,8 @@ def _single_notes(table: ImageTable, source: str) -> list[str]:
     single = [label for label, number in counts if number == 1]
     if not single:
         return []
-    return [
-        f"{len(single)} classes have a single image, which stays in train: {some_names(single)}."
-    ]
+    have = counted(len(single), "class has", "classes have")
+    return [f"{have} a single image, which stays in train: {some_names(single)}."]
 
 
 def _group_notes(parts: npt.NDArray[np.object_], wanted: dict[str, float]) -> list[str]:

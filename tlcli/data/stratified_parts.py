@@ -104,8 +104,9 @@ def stratified_folds(units: Units, *, folds: int, generator: np.random.Generator
     some = Units(
         of_row=np.repeat(np.arange(len(dealt)), units.sizes[dealt]), counts=units.counts[dealt]
     )
-    sizes = [len(some.of_row) / folds] * folds
-    wanted = _shares(some, sizes)
+    wanted = _shares(some, [1] * folds)
+    # whole numbers: two folds that lack part of an image would both get one, at a third's expense
+    sizes = [(len(some.of_row) + fold) // folds for fold in range(folds)]
     numbers[dealt] = _Dealing(some, wanted=wanted, sizes=sizes, generator=generator).finish()
     for column in range(units.counts.shape[1]):
         members = np.flatnonzero(units.counts[:, column])

@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 
 from tlcli.data.label_sets import label_matrix, split_labels
 from tlcli.errors import DataError
+from tlcli.results.counted import counted
 
 COLUMNS = ("path", "label", "split", "group")
 SPLITS = ("train", "val", "test", "unsplit")
@@ -126,7 +127,7 @@ class ImageTable:
         """
         digest = hashlib.sha256()
         for path, label, split, group in self.items[list(COLUMNS)].itertuples(index=False):
-            row = [path, label, split, group, _file_size(self.root / path)]
+            row = [path, label, split, group, file_size(self.root / path)]
             digest.update(json.dumps(row).encode() + b"\n")
         return digest.hexdigest()
 
@@ -226,7 +227,8 @@ def _gap_remarks(table: ImageTable) -> list[str]:
             is_lost = table.is_multi_label and split == "train"
             then = " Nothing can be learnt of them; --classes leaves them out." if is_lost else ""
             remarks.append(
-                f"{split} has no images of {len(absent)} of {len(numbers)} classes:"
+                f"{split} has no images of {len(absent)} of"
+                f" {counted(len(numbers), 'class', 'classes')}:"
                 f" {some_names(absent)}.{then}"
             )
     return remarks
@@ -238,10 +240,16 @@ def _crossing_remarks(items: pd.DataFrame) -> list[str]:
     crossing = [str(name) for name in spread.index[spread > 1]]
     if not crossing:
         return []
-    return [f"{len(crossing)} groups lie in more than one split: {some_names(crossing)}."]
+    lie = counted(len(crossing), "group lies", "groups lie")
+    return [f"{lie} in more than one split: {some_names(crossing)}."]
 
 
-def _file_size(path: Path) -> int:
+def file_size(path: Path) -> int:
+    """Return the bytes of a file.
+
+    Raises:
+        DataError: it cannot be looked at.
+    """
     try:
         return path.stat().st_size
     except OSError as error:

@@ -16,7 +16,7 @@ from torchvision import datasets
 
 from tlcli.data.cache_folder import cache_folder
 from tlcli.data.data_spec import TORCHVISION
-from tlcli.data.exported_set import ExportedImage, read_exported
+from tlcli.data.exported_set import ExportedImage, read_exported, unlabelled_note
 from tlcli.data.table import ImageTable
 from tlcli.errors import DataError
 
@@ -115,10 +115,11 @@ def load_torchvision_set(spec: str, *, offline: bool) -> ImageTable:
     name, variant = _parse(spec)
     root = cache_folder().resolve() / "torchvision" / name
 
-    def export(folder: Path) -> Iterator[ExportedImage]:
+    def export(folder: Path) -> Iterator[ExportedImage | str]:
         """Yield the images of all parts."""
         for split, dataset in _load_parts(name, variant, root=root, offline=offline).items():
-            yield from _export_part(dataset, folder, split=split, files=SETS[name].files)
+            files = SETS[name].files
+            yield from _export_part(dataset, folder, split=split, files=files, spec=spec)
 
     table = "-".join(["tlcli", *([variant] if variant else []), "v1"])
     return read_exported(root, name=table, export=export, spec=spec)
@@ -216,15 +217,18 @@ def _check_whole(root: Path, *, name: str) -> None:
         )
 
 
-def _export_part(dataset: Any, folder: Path, *, split: str, files: str) -> Iterator[ExportedImage]:
+def _export_part(
+    dataset: Any, folder: Path, *, split: str, files: str, spec: str
+) -> Iterator[ExportedImage | str]:
     """Yield the images of one part; those that are no files are written to `folder`."""
-    names = _class_names(dataset)
+    names, unlabelled = _class_names(dataset), 0
     for index in range(len(dataset)):
         if files and hasattr(dataset, files):
             image, target = Path(getattr(dataset, files)[index]), dataset._labels[index]
         else:
             image, target = dataset[index]
-        if target is None:  # a test part without answers
+        if target is None:
+            unlabelled += 1
             continue
         path = image if isinstance(image, Path) else _file_of(image)
         if path is None:
@@ -232,6 +236,8 @@ def _export_part(dataset: Any, folder: Path, *, split: str, files: str) -> Itera
             image.save(path)
         label = names[int(target)] if names else str(int(target))
         yield ExportedImage(path.absolute(), label, split)
+    if unlabelled:
+        yield unlabelled_note(spec, split, unlabelled)
 
 
 def _file_of(image: Image.Image) -> Path | None:

@@ -4,7 +4,7 @@ import numpy as np
 import numpy.typing as npt
 
 Floats = npt.NDArray[np.float64]
-Weights = npt.NDArray[np.uint16]
+Weights = npt.NDArray[np.uint8 | np.uint16]
 """How often each of N images is in each of R resamples, shape (N, R); small, so that it is fast."""
 
 
@@ -17,15 +17,16 @@ class RankedClass:
     """
 
     def __init__(self, scores: Floats, has_class: npt.NDArray[np.bool_]) -> None:
-        self._order = np.argsort(-scores, kind="stable")
-        ranked = scores[self._order]
+        order = np.argsort(-scores, kind="stable").astype(np.int32)
+        ranked = scores[order]
         is_last = np.append(ranked[1:] != ranked[:-1], True)  # of those with equal scores
         ends = np.flatnonzero(is_last)
-        self._hits = np.flatnonzero(has_class[self._order])
+        self._hits = np.flatnonzero(has_class[order])
         # the images that are counted with a hit reach as far as scores are equal
         self._ends, self._end_of_hit = np.unique(
             ends[np.searchsorted(ends, self._hits)], return_inverse=True
         )
+        self._order = order[: self._ends[-1] + 1] if len(self._ends) else order[:0]
         self._last_hits = np.searchsorted(self._hits, self._ends, side="right") - 1
 
     def average_precision(self, weights: Weights) -> Floats:
@@ -41,7 +42,7 @@ class RankedClass:
         """
         if not len(self._hits):
             return np.full(weights.shape[1], np.nan)
-        ranked = weights.take(self._order[: self._ends[-1] + 1], axis=0)
+        ranked = weights.take(self._order, axis=0)
         starts = np.append(0, self._ends[:-1] + 1)
         images = np.add.reduceat(ranked, starts, axis=0, dtype=np.int64).cumsum(axis=0)
         hits = ranked[self._hits]

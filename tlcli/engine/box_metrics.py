@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from tlcli.data.table import some_names
 from tlcli.engine.box_bootstrap import affordable_resamples, resampled_metrics
 from tlcli.engine.box_matches import BoxMatches, match_boxes
 from tlcli.engine.coco_engines import CocoArrays, CocoEngine, accumulate_coco
@@ -15,6 +16,7 @@ from tlcli.engine.metrics import CONFIDENCE_LEVEL
 from tlcli.errors import DataError, NonFiniteLossError
 from tlcli.results.coco_documents import BoxPredictions as BoxPredictions
 from tlcli.results.coco_documents import evaluable_ground_truth
+from tlcli.results.counted import counted
 from tlcli.results.detection_curves import PrecisionRecall
 from tlcli.results.records import EvalReport
 
@@ -241,10 +243,11 @@ def _absence_remarks(evaluation: BoxEvaluation, *, split: str) -> tuple[str, ...
     absent = [str(row["class"]) for row in _per_class(evaluation) if not row["support"]]
     if not absent:
         return ()
-    names = ", ".join(absent[:5]) + (", ..." if len(absent) > 5 else "")
+    have, are = ("has", "is") if len(absent) == 1 else ("have", "are")
+    classes = counted(len(evaluation.class_names), "class", "classes")
     return (
-        f"{len(absent)} of {len(evaluation.class_names)} classes have no box in split '{split}' "
-        f"and are left out of the means: {names}.",
+        f"{len(absent)} of {classes} {have} no box in split '{split}' and {are} left out of the "
+        f"means: {some_names(absent, most=5)}.",
     )
 
 

@@ -6,7 +6,6 @@ that every order of magnitude gets the same number of steps.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from itertools import count
 
@@ -94,9 +93,12 @@ def try_rates(
         runtime: Device, precision and seed.
         clip_grad: Largest norm of all gradients together; 0 does not clip.
         check_stop: Called between steps.
+
+    Raises:
+        NonFiniteLoss: If that of the first step is not: no rate has done that.
     """
     state.enter_phase()
-    with suppress(NonFiniteLoss):  # the end of the range: what came before is the answer
+    try:
         train_one_epoch(
             task,
             state,
@@ -105,6 +107,9 @@ def try_rates(
             clip_grad=clip_grad,
             check_stop=check_stop,
         )
+    except NonFiniteLoss:  # the end of the range: what came before is the answer
+        if not np.isfinite(_losses(state)[0]):
+            raise
     losses = _losses(state)
     is_finite = np.isfinite(losses)
     end = len(losses) if is_finite.all() else int(is_finite.argmin())

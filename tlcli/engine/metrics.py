@@ -11,7 +11,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from tlcli.data.table import some_names
 from tlcli.errors import DataError, NonFiniteLossError
+from tlcli.results.counted import counted
 from tlcli.results.records import EvalReport
 
 LogProbs = npt.NDArray[np.floating[Any]]
@@ -299,8 +301,8 @@ def _absence_remarks(
     absent = [name for name, n in zip(classes, counts.support, strict=True) if not n]
     if not absent:
         return ()
-    names = ", ".join(absent[:5]) + (", ..." if len(absent) > 5 else "")
+    have, are = ("has", "is") if len(absent) == 1 else ("have", "are")
     return (
-        f"{len(absent)} of {len(classes)} classes have no image in split '{split}' and are left "
-        f"out of macro_f1: {names}.",
+        f"{len(absent)} of {counted(len(classes), 'class', 'classes')} {have} no image in split "
+        f"'{split}' and {are} left out of macro_f1: {some_names(absent, most=5)}.",
     )

@@ -1,11 +1,13 @@
 """Metrics of classifiers of any number of classes per image, with bootstrap intervals."""
 
 from collections.abc import Iterator, Sequence
-from typing import Any
+from itertools import islice
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
+from tlcli.data.table import some_names
 from tlcli.engine.average_precision import RankedClass, Weights
 from tlcli.engine.metrics import percentile_interval
 from tlcli.errors import DataError, NonFiniteLossError
@@ -17,6 +19,10 @@ Labels = npt.NDArray[np.bool_]
 
 _FAST_METRICS = ("loss", "map", "micro_f1", "macro_f1")
 _RESAMPLES_AT_ONCE = 16
+_CHUNKS_AT_ONCE = 16
+"""For which a class is ranked: 256 resamples, so 256 bytes for every image."""
+_CLASSES_AT_ONCE = 32
+"""That are counted as float64, 256 bytes for every image."""
 _NAMES_SHOWN = 5
 
 
@@ -61,20 +67,22 @@ def multi_label_report(
     scores = _Scores(logits, labels)
     if len(classes) != logits.shape[1]:
         raise ValueError(f"{len(classes)} class names for {logits.shape[1]} columns")
-    values, precisions = scores.metrics(_every_image_once(len(logits)))
-    chunks = [
-        scores.metrics(weights)
-        for weights in _resamples(len(logits), seed=seed, resamples=resamples)
-    ]
-    samples = {name: np.concatenate([chunk[name] for chunk, _ in chunks]) for name in values}
-    per_class = np.concatenate([aps for _, aps in chunks])
+    once = _every_image_once(len(logits))
+    [of_all] = scores.by_class([once])
+    values, chunks, per_class = scores.metrics(once, of_all), [], []
+    drawn = _resamples(len(logits), seed=seed, resamples=resamples)
+    while some := list(islice(drawn, _CHUNKS_AT_ONCE)):
+        for weights, of_classes in zip(some, scores.by_class(some), strict=True):
+            chunks.append(scores.metrics(weights, of_classes))
+            per_class.append(of_classes.precisions)
+    samples = {name: np.concatenate([chunk[name] for chunk in chunks]) for name in values}
     return EvalReport(
         kind="multi-label",
         split=split,
         num_images=len(logits),
         metrics={name: float(value[0]) for name, value in values.items()},
         intervals={name: _interval(sample) for name, sample in samples.items()},
-        per_class=scores.per_class(classes, precisions[0], per_class),
+        per_class=_per_class(classes, of_all, np.concatenate(per_class)),
         remarks=_absence_remarks(labels, classes=classes, split=split),
     )
 
@@ -84,8 +92,22 @@ def fast_multi_label_metrics(logits: Floats, labels: Labels) -> dict[str, float]
 
     The definitions, arguments and errors are those of `multi_label_report`.
     """
-    values, _ = _Scores(logits, labels).metrics(_every_image_once(len(logits)))
+    scores, once = _Scores(logits, labels), _every_image_once(len(logits))
+    values = scores.metrics(once, *scores.by_class([once]))
     return {name: float(values[name][0]) for name in _FAST_METRICS}
+
+
+class _OfClasses(NamedTuple):
+    """What is known of C classes in R resamples, each of shape (R, C)."""
+
+    support: Floats
+    """Images that have the class."""
+    predicted: Floats
+    """Images that seem to have it."""
+    right: Floats
+    """Images that rightly seem to have it."""
+    precisions: Floats
+    """Its average precision."""
 
 
 class _Scores:
@@ -93,22 +115,48 @@ class _Scores:
 
     def __init__(self, logits: Floats, labels: Labels) -> None:
         _check(logits, labels)
-        self._labels = labels
+        self._logits, self._labels = logits, labels
         self._predicted = logits > 0  # a probability above 0.5
         wrong = self._predicted != labels
         self._wrong = wrong.mean(axis=1)
         self._is_exact = ~wrong.any(axis=1)
         self._losses = (np.logaddexp(0, logits) - logits * labels).mean(axis=1)
-        self._ranked = [RankedClass(logits[:, c], labels[:, c]) for c in range(logits.shape[1])]
 
-    def metrics(self, weights: Weights) -> tuple[dict[str, Floats], Floats]:
-        """Return each metric in R resamples, shape (R,), and the classes' APs, shape (R, C)."""
-        support, predicted, right = self._counts(weights)
-        precisions = np.stack([ranked.average_precision(weights) for ranked in self._ranked], 1)
+    def by_class(self, chunks: Sequence[Weights]) -> list[_OfClasses]:
+        """Return what is known of the classes in each chunk of resamples.
+
+        Class by class, so that no more than one ranking is in memory.
+        """
+        num_classes = self._labels.shape[1]
+        precisions = [np.empty((chunk.shape[1], num_classes)) for chunk in chunks]
+        for c in range(num_classes):
+            ranked = RankedClass(self._logits[:, c], self._labels[:, c])
+            for chunk, numbers in zip(chunks, precisions, strict=True):
+                numbers[:, c] = ranked.average_precision(chunk)
+        return [
+            _OfClasses(*self._counts(chunk), numbers)
+            for chunk, numbers in zip(chunks, precisions, strict=True)
+        ]
+
+    def _counts(self, weights: Weights) -> tuple[Floats, Floats, Floats]:
+        """Return images that have, seem to have, and rightly seem to have each class, (R, C)."""
+        rows = weights.T.astype(np.float64)  # sums of whole numbers: the same in any order
+        has, seems = self._labels, self._predicted
+        support, predicted, right = (
+            np.concatenate(
+                [rows @ block.astype(np.float64) for block in _blocks_of_classes(flags)], axis=1
+            )
+            for flags in (has, seems, has & seems)
+        )
+        return support, predicted, right
+
+    def metrics(self, weights: Weights, of_classes: _OfClasses) -> dict[str, Floats]:
+        """Return each metric in R resamples, shape (R,)."""
+        support, predicted, right, precisions = of_classes
         is_there = support > 0
         micro = _precision_recall_f1(support.sum(1), predicted.sum(1), right.sum(1))
         macro = _precision_recall_f1(support, predicted, right)
-        values = {
+        return {
             "map": _mean_where(precisions, is_there),
             **{f"micro_{name}": value for name, value in micro.items()},
             **{f"macro_{name}": _mean_where(value, is_there) for name, value in macro.items()},
@@ -116,43 +164,40 @@ class _Scores:
             "hamming_loss": _weighted_mean(self._wrong, weights),
             "loss": _weighted_mean(self._losses, weights),
         }
-        return values, precisions
 
-    def _counts(self, weights: Weights) -> tuple[Floats, Floats, Floats]:
-        """Return images that have, seem to have, and rightly seem to have each class, (R, C)."""
-        rows = weights.T.astype(np.float64)  # sums of whole numbers: the same in any order
-        has, seems = self._labels, self._predicted
-        support, predicted, right = (rows @ x.astype(np.float64) for x in (has, seems, has & seems))
-        return support, predicted, right
 
-    def per_class(
-        self, classes: Sequence[str], precisions: Floats, samples: Floats
-    ) -> list[dict[str, str | float | None]]:
-        """Return one row per class; what is not defined is None.
+def _blocks_of_classes(flags: Labels) -> list[Labels]:
+    """Return some columns at a time of what is known of N images and C classes."""
+    return [flags[:, c : c + _CLASSES_AT_ONCE] for c in range(0, flags.shape[1], _CLASSES_AT_ONCE)]
 
-        Args:
-            classes: The C names.
-            precisions: Average precision of each, shape (C,).
-            samples: The same in R resamples, shape (R, C).
-        """
-        support, predicted, right = self._counts(_every_image_once(len(self._labels)))
-        rows: list[dict[str, str | float | None]] = []
-        for c, name in enumerate(classes):
-            n, p, r = (float(counts[0, c]) for counts in (support, predicted, right))
-            low, high = _interval(samples[:, c]) if n else (None, None)
-            rows.append(
-                {
-                    "class": name,
-                    "support": int(n),
-                    "ap": float(precisions[c]) if n else None,
-                    "low": low,
-                    "high": high,
-                    "precision": r / p if p else None,
-                    "recall": r / n if n else None,
-                    "f1": 2 * r / (n + p) if n else None,
-                }
-            )
-        return rows
+
+def _per_class(
+    classes: Sequence[str], of_all: _OfClasses, samples: Floats
+) -> list[dict[str, str | float | None]]:
+    """Return one row per class; what is not defined is None.
+
+    Args:
+        classes: The C names.
+        of_all: What is known of them in the split itself.
+        samples: Average precisions in R resamples, shape (R, C).
+    """
+    rows: list[dict[str, str | float | None]] = []
+    for c, name in enumerate(classes):
+        n, p, r, ap = (float(numbers[0, c]) for numbers in of_all)
+        low, high = _interval(samples[:, c]) if n else (None, None)
+        rows.append(
+            {
+                "class": name,
+                "support": int(n),
+                "ap": ap if n else None,
+                "low": low,
+                "high": high,
+                "precision": r / p if p else None,
+                "recall": r / n if n else None,
+                "f1": 2 * r / (n + p) if n else None,
+            }
+        )
+    return rows
 
 
 def _check(logits: Floats, labels: Labels) -> None:
@@ -181,7 +226,8 @@ def _resamples(num_images: int, *, seed: int, resamples: int) -> Iterator[Weight
         number = min(_RESAMPLES_AT_ONCE, resamples - start)
         drawn = [random.integers(num_images, size=num_images) for _ in range(number)]
         counts = [np.bincount(rows, minlength=num_images) for rows in drawn]
-        yield np.stack(counts, axis=1).astype(np.uint16)
+        most = max(int(count.max()) for count in counts)
+        yield np.stack(counts, axis=1).astype(np.uint8 if most < 256 else np.uint16)
 
 
 def _precision_recall_f1(support: Floats, predicted: Floats, right: Floats) -> dict[str, Floats]:
@@ -221,10 +267,9 @@ def _absence_remarks(labels: Labels, *, classes: Sequence[str], split: str) -> t
     absent = [name for name, n in zip(classes, labels.sum(axis=0), strict=True) if not n]
     if not absent:
         return ()
-    names = ", ".join(absent[:_NAMES_SHOWN]) + (", ..." if len(absent) > _NAMES_SHOWN else "")
-    have = "has" if len(absent) == 1 else "have"
+    have, are = ("has", "is") if len(absent) == 1 else ("have", "are")
     return (
         f"{len(absent)} of {counted(len(classes), 'class', 'classes')} {have} no image in split "
-        f"'{split}' and {'is' if len(absent) == 1 else 'are'} left out of map and macro metrics: "
-        f"{names}.",
+        f"'{split}' and {are} left out of map and macro metrics: "
+        f"{some_names(absent, most=_NAMES_SHOWN)}.",
     )

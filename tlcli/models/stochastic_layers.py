@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import timm
+import torch
 from timm.layers import DropBlock2d, DropPath, PatchDropout
 from torch import nn
 from torch.nn import functional as F
@@ -22,15 +24,16 @@ _RANDOM_LAYERS = (
     PatchDropout,
     StochasticDepth,
 )
-_PLACE = re.compile(r"drop_path\d*")
+_PLACE = re.compile(r"(\w+_)?drop_path\d*")
 """What timm calls the place in a block; without a rate there is an identity, or nothing."""
 
 
 def set_drop_path(network: nn.Module, *, rate: float) -> tuple[str, ...]:
     """Let a network skip blocks in training, in place, and return the names of those blocks.
 
-    The first block is never skipped, the last with probability `rate`, those between in proportion
-    to their depth (Huang et al., "Deep Networks with Stochastic Depth", 2016).
+    A network of timm gets the rates that timm gives its architecture. Of others the first block is
+    never skipped, the last with probability `rate`, those between in proportion to their depth
+    (Huang et al., "Deep Networks with Stochastic Depth", 2016).
 
     Args:
         network: The bare network of a source.
@@ -45,13 +48,18 @@ def set_drop_path(network: nn.Module, *, rate: float) -> tuple[str, ...]:
             f"--drop-path {rate:g} has no effect on this network: it has no blocks that can be "
             "skipped."
         )
-    rates = np.linspace(0, rate, len(blocks)) if len(blocks) > 1 else [rate]
+    by_depth = np.linspace(0, rate, len(blocks)) if len(blocks) > 1 else [rate]
+    of_timm = _rates_of_timm(network, rate=rate)
     skipped = []
-    for name, own_rate in zip(blocks, rates, strict=True):
+    for name, own_rate in zip(blocks, by_depth, strict=True):
         block = network.get_submodule(name)
-        for place in _places(block):
-            _set_rate(block, place, rate=float(own_rate))
-        if own_rate and _can_be_skipped(block):
+        rates = {
+            place: of_timm.get(f"{name}.{place}", 0.0) if of_timm else float(own_rate)
+            for place in _places(block)
+        }
+        for place, place_rate in rates.items():
+            _set_rate(block, place, rate=place_rate)
+        if any(rates.values()) and _can_be_skipped(block):
             skipped.append(name)
     return tuple(skipped)
 
@@ -63,6 +71,24 @@ def is_stochastic(module: nn.Module) -> bool:
         for layer in module.modules()
         if isinstance(layer, _RANDOM_LAYERS)
     )
+
+
+def _rates_of_timm(network: nn.Module, *, rate: float) -> dict[str, float]:
+    """Return the rate that timm gives each place in an architecture of its own, where not 0."""
+    architecture = (getattr(network, "pretrained_cfg", None) or {}).get("architecture")
+    if architecture is None or not rate:
+        return {}
+    try:
+        with torch.random.fork_rng(devices=[]), torch.device("meta"):
+            pattern = timm.create_model(architecture, drop_path_rate=rate)
+    except TypeError:  # one that has no such argument
+        return {}
+    layers = pattern.named_modules()
+    return {
+        name: float(layer.drop_prob)
+        for name, layer in layers
+        if isinstance(layer, DropPath) and layer.drop_prob
+    }
 
 
 def _can_be_skipped(block: nn.Module) -> bool:

@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import shutil
+import tomllib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -73,7 +74,7 @@ class RunDirectory:
 
     @property
     def config_path(self) -> Path:
-        """`config.toml`: the resolved options, readable by `--config`."""
+        """`config.toml`: the options as they were given, readable by `--config`."""
         return self.path / "config.toml"
 
     @property
@@ -211,6 +212,20 @@ class RunDirectory:
             MachineError: If the disk refuses.
         """
         write_text(self.config_path, to_toml(values))
+
+    def read_config_toml(self) -> dict[str, Any]:
+        """Read `config.toml`.
+
+        Raises:
+            DataError: If it is missing or damaged.
+        """
+        try:
+            return tomllib.loads(self.config_path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:  # TOMLDecodeError and UnicodeDecodeError are such
+            raise DataError(
+                f"'{self.config_path}' is missing or damaged ({error}): restore it or start a new "
+                "run."
+            ) from error
 
     def _write_metrics(self, rows: list[Row], *, columns: list[str]) -> None:
         write_csv(self.metrics_path, header=columns, rows=(list(row.values()) for row in rows))

@@ -1,6 +1,5 @@
 """From what the user gives as `--data` to a table of images and boxes."""
 
-import difflib
 import os
 from collections.abc import Callable
 from dataclasses import replace
@@ -20,6 +19,7 @@ from tlcli.data.boxes.image_headers import OnBadImage
 from tlcli.data.boxes.pascal_voc import is_voc_folder, read_voc_folder
 from tlcli.data.boxes.yolo import read_yolo
 from tlcli.data.boxes.yolo_yaml import find_yolo_yaml
+from tlcli.data.data_spec import load_sample
 from tlcli.data.folders import list_images, split_folders, sub_folders
 from tlcli.data.table import some_names
 from tlcli.errors import DataError
@@ -49,22 +49,13 @@ def load_boxes(spec: str, *, on_bad_box: OnBadBox, on_bad_image: OnBadImage = "f
         BadImageError: an image file is none, and `on_bad_image` is "fail".
     """
     if spec.startswith("sample:"):
-        path = _sample(spec)
+        path = load_sample(spec, SAMPLES)
     else:
         path = Path(os.path.abspath(Path(spec).expanduser()))  # noqa: PTH100  (absolute keeps "..")
     if not path.exists():
         raise DataError(f"There is no data at '{spec}'. {UNDERSTOOD}")
     load = _load_folder if path.is_dir() else _load_file
     return replace(load(path, on_bad_box=on_bad_box, on_bad_image=on_bad_image), spec=spec)
-
-
-def _sample(spec: str) -> Path:
-    if spec in SAMPLES:
-        return SAMPLES[spec]()
-    names = [sample.removeprefix("sample:") for sample in SAMPLES]
-    close = difflib.get_close_matches(spec.removeprefix("sample:"), names, n=1)
-    hint = f" Did you mean sample:{close[0]}?" if close else ""
-    raise DataError(f"No sample data called '{spec}'.{hint} There is {', '.join(SAMPLES)}.")
 
 
 def _load_file(path: Path, *, on_bad_box: OnBadBox, on_bad_image: OnBadImage) -> BoxTable:

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from tlcli.data.boxes.box_table import BoxTable
-from tlcli.data.splits import MAX_FRACTION
+from tlcli.data.splits import check_fractions
 from tlcli.data.table import some_names
 from tlcli.errors import ConfigError, DataError
 from tlcli.results.atomic import write_text
@@ -43,7 +43,7 @@ def split_boxes(
         ConfigError: a fraction outside 0..0.9 (each, and both together), or test images are asked
             for where a test part exists or nothing is there to take them from.
     """
-    _check_fractions(val_fraction, test_fraction)
+    check_fractions(val_fraction, test_fraction)
     if test_fraction > 0 and "test" in table.splits:
         raise ConfigError(
             f"{table.spec} has a test part already; leave the test fraction"
@@ -116,15 +116,6 @@ def read_box_split(table: BoxTable, path: Path) -> BoxTable:
             f" {counted(len(changed), 'image')} is another: {some_names(changed)}."
         )
     return _with_splits(table, saved["split"].tolist())
-
-
-def _check_fractions(val_fraction: float, test_fraction: float) -> None:
-    named = {"validation": val_fraction, "test": test_fraction}
-    for name, value in {**named, "validation plus test": val_fraction + test_fraction}.items():
-        if not 0 <= round(value, 9) <= MAX_FRACTION:  # the sum of 0.1 and 0.8 is a bit over 0.9
-            raise ConfigError(
-                f"The {name} fraction is {value:g}; it must lie in 0..{MAX_FRACTION}."
-            )
 
 
 def _generator(purpose: str, *, seed: int) -> np.random.Generator:

@@ -13,7 +13,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from tlcli.data.boxes.counted_notes import CountedNote, moved_notes
-from tlcli.data.table import SPLITS, some_names
+from tlcli.data.table import SPLITS, file_size, some_names
 from tlcli.errors import DataError
 from tlcli.results.counted import counted
 
@@ -187,7 +187,7 @@ class BoxTable:
         names = [[item.id, item.name, item.supercategory] for item in self.categories]
         digest.update(json.dumps(names).encode())
         for row in self.images[list(IMAGE_TYPES)].itertuples(index=False, name=None):
-            size = _file_size(self.root / row[0])
+            size = file_size(self.root / row[0])
             digest.update(json.dumps([*row, size]).encode() + b"\n")
         for column in BOX_TYPES:
             values = self.boxes[column].to_numpy()
@@ -336,13 +336,6 @@ def _gap_remarks(table: BoxTable) -> list[str]:
                 f" {counted(len(table.classes), 'class', 'classes')}: {some_names(absent)}."
             )
     return remarks
-
-
-def _file_size(path: Path) -> int:
-    try:
-        return path.stat().st_size
-    except OSError as error:
-        raise DataError(f"Cannot read {path}: {error.strerror or error}.") from error
 
 
 def _records(columns: dict[str, Iterable[Any]]) -> list[dict[str, Any]]:

@@ -31,6 +31,7 @@ from tlcli.models.detectors.detector_weights import (
     run_folder,
 )
 from tlcli.models.detectors.pyramid_detectors import plan_build
+from tlcli.results.counted import counted
 
 
 class PublishedWeights(NamedTuple):
@@ -270,10 +271,8 @@ def _trained(
     report = put_in(built.network, trained, model=build.model, is_head_kept=is_head_kept)
     remarks: tuple[str, ...] = ()
     if not is_head_kept:
-        remarks = (
-            f"class head of {trained.num_classes} classes replaced by a new one for {count}; all "
-            "else is kept",
-        )
+        former = counted(trained.num_classes, "class", "classes")
+        remarks = (f"class head of {former} replaced by a new one for {count}; all else is kept",)
     elif class_names is not None and not trained.class_names:
         remarks = (f"class head kept: its {count} classes are taken for yours, in this order",)
     return Detector(

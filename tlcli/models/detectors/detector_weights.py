@@ -15,6 +15,7 @@ from tlcli.models.detectors.class_heads import class_layers, count_classes
 from tlcli.models.detectors.detector import DetectorBuild
 from tlcli.models.detectors.saved_detector import read_detector_description
 from tlcli.models.saved_model import DETECTION, read_weights, saved_kind
+from tlcli.results.counted import counted
 
 BODY_PREFIX = "backbone."
 DESCRIPTION, WEIGHTS = "model.json", "model.safetensors"
@@ -165,7 +166,9 @@ def key_table(report: KeyReport) -> str:
     ):
         shown = [f"  {key}" for key in keys if not key.endswith("num_batches_tracked")]
         counters = len(keys) - len(shown)
-        batch_counters = [f"  {counters} batch counters of BatchNorm"] if counters else []
+        batch_counters = (
+            [f"  {counted(counters, 'batch counter')} of BatchNorm"] if counters else []
+        )
         lines += [f"{title}: {len(keys)}", *shown, *batch_counters]
     return "\n".join(lines)
 
