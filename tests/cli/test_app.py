@@ -83,7 +83,7 @@ def test_help__of_training_is_in_panels(tlcli: Invoke, command: str) -> None:
 
     found = re.findall(r"╭─ (.+?) ─", text)
     assert [name for name in found if name in PANELS] == list(PANELS)
-    own = {"Augmentation"} if command == "finetune" else set()
+    own = {"Augmentation", "Frozen part"} if command == "finetune" else set()
     assert set(found) - {"Options"} == {*PANELS} | own
 
 
