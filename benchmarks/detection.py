@@ -258,7 +258,7 @@ def _compare_evaluations(job: DetectionJob, *, repeats: int, epochs: int, images
     judge = BoxJudge(
         reader=job.reader,
         class_names=job.boxes.table.classes,
-        threads=detection_threads(None, runtime=job.runtime),
+        threads=detection_threads(None, build=job.detector.build, runtime=job.runtime),
     )
     with contextlib.redirect_stdout(io.StringIO()):
         truth = COCO()
