@@ -118,9 +118,10 @@ def _posterized(image: Image.Image, bits_less: float) -> Image.Image:
 
 
 def _of_colours(change: Change) -> Change:
-    """Keep from transparency what Pillow would change it by, or refuse to do with it."""
+    """Return a change that leaves transparency alone; Pillow's would change or refuse it."""
 
     def changed(image: Image.Image, value: float) -> Image.Image:
+        """Change the colours of an image, its fourth channel apart."""
         if image.mode != "RGBA":
             return change(image, value)
         picture = change(image.convert("RGB"), value)
