@@ -16,7 +16,7 @@ from recipes.runs import (
     record_of,
     results_of,
 )
-from tlcli.errors import ConfigError, DataError, MachineError
+from tlcli.errors import BadImageError, ConfigError, DataError, MachineError
 from tlcli.models.boundary import NoBoundaryError
 from tlcli.recipes.cache import clear_cache, list_cache
 from tlcli.recipes.trunk_places import begin_use, list_trunks, trunks_root
@@ -266,6 +266,25 @@ def test_cache__lists_and_clears_stores(tmp_path: Path, photos: Path, resnet_fil
     end_use()
     assert [one.name for one in clear_cache([entry.name], everything=False)] == [entry.name]
     assert list_cache() == []
+
+
+@pytest.mark.parametrize("tier", ["off", "disk"])
+def test_run__bad_image_is_told_with_its_remedy(
+    tmp_path: Path, photos: Path, resnet_file: Path, tier: str
+) -> None:
+    data = shutil.copytree(photos, tmp_path / "photos")
+    (data / "train" / "bee" / "1.png").write_bytes(b"no picture")
+
+    with pytest.raises(BadImageError, match=r"bee/1\.png: .* --on-bad-image skip"):
+        finetune(tmp_path / "run", data=data, weights=resnet_file, **FROZEN, trunk_cache=tier)
+
+
+def test_run__mixing_behind_the_frozen_part_is_told(
+    tmp_path: Path, photos: Path, resnet_file: Path
+) -> None:
+    _, talk = finetune(tmp_path / "run", data=photos, weights=resnet_file, **FROZEN, mixup=0.2)
+
+    assert any("mix what the frozen part makes" in note for note in talk.notes)
 
 
 def test_run__overflow_names_the_option(

@@ -22,7 +22,7 @@ from tlcli.data.preprocessing import Preprocessing
 from tlcli.data.table import ImageTable
 from tlcli.data.transforms import eval_transform
 from tlcli.engine.runtime import Runtime
-from tlcli.errors import BadImageError
+from tlcli.recipes.bad_images import with_remedy
 from tlcli.recipes.talk import Talk
 
 B = TypeVar("B")
@@ -130,16 +130,13 @@ class BatchReader:
         return self.table.label_matrix(split) if is_multi_label else self.table.targets(split)
 
     def _read(self, dataset: ImageDataset, batches: list[list[Reference]]) -> Iterator[ImageBatch]:
-        try:
+        with with_remedy():
             yield from image_batches(
                 dataset,
                 batches,
                 num_workers=self.num_workers,
                 pin_memory=self.runtime.device.type == "cuda",
             )
-        except BadImageError as error:
-            remedy = "Repair it, or leave such images out with --on-bad-image skip."
-            raise BadImageError(f"{error} {remedy}") from error
 
 
 def in_groups(batches: Iterable[B], *, size: int) -> Iterator[list[B]]:

@@ -17,7 +17,8 @@ from tlcli.engine.extraction import (
     largest_deviation,
     single_threaded_operators,
 )
-from tlcli.errors import BadImageError, DataError
+from tlcli.errors import DataError
+from tlcli.recipes.bad_images import with_remedy
 from tlcli.recipes.extraction_job import ExtractionJob
 from tlcli.recipes.talk import Talk
 
@@ -135,11 +136,8 @@ def _starts(plan: ShardPlan, job: ExtractionJob) -> range:
 
 
 def _embed(job: ExtractionJob, rows: NDArray[np.intp]) -> FeatureBatch:
-    try:
+    with with_remedy():
         features = job.embedder([job.request(int(row)) for row in rows])
-    except BadImageError as error:
-        remedy = "Repair it, or leave such images out with --on-bad-image skip."
-        raise BadImageError(f"{error} {remedy}") from error
     dtype = getattr(torch, job.config.features.dtype)
     cast = {name: cast_checked(tensor, dtype) for name, tensor in features.items()}
     return FeatureBatch(indices=torch.as_tensor(rows), features=cast)

@@ -17,6 +17,7 @@ from tlcli.engine.trunk_pass import TrunkSeconds
 from tlcli.models.boundary import NoBoundaryError
 from tlcli.models.staged import StagedModel
 from tlcli.models.tail_model import TailModel
+from tlcli.recipes.bad_images import with_remedy
 from tlcli.recipes.batch_reader import in_groups
 from tlcli.recipes.finetune_job import Job
 from tlcli.recipes.talk import Talk
@@ -103,7 +104,9 @@ class TrunkTraining:
             epoch, is_balanced=is_balanced, views=phase.views
         )
         whole = sorted({reference for batch in batches for reference in batch}, key=_view_first)
-        phase.rows.prepare(self._images.train(whole), label=f"epoch {epoch + 1}: frozen part")
+        with with_remedy():
+            label = f"epoch {epoch + 1}: frozen part"
+            phase.rows.prepare(self._images.train(whole), label=label)
         left = batches[done * train.grad_accum_steps :]
         tracked = self._talk.track(
             self._train_batches(phase, left),
@@ -119,7 +122,8 @@ class TrunkTraining:
             yield from self._job.reader.evaluation(split)
             return
         views = self._images.plain(split)
-        phase.rows.prepare(views, label=f"{split}: frozen part")
+        with with_remedy():
+            phase.rows.prepare(views, label=f"{split}: frozen part")
         yield from self._talk.track(
             self._ordered_batches(phase, split, views), label=split, num_images=len(views)
         )
@@ -152,14 +156,16 @@ class TrunkTraining:
         targets = torch.from_numpy(self._job.reader.targets("train"))
         for batch in batches:
             indices = torch.tensor([index for index, _ in batch])
-            values = phase.values(self._images.train(batch))
+            with with_remedy():
+                values = phase.values(self._images.train(batch))
             yield ImageBatch(images=values, targets=targets[indices], indices=indices)
 
     def _ordered_batches(self, phase: PhaseTrunk, split: str, views: Views) -> Iterator[ImageBatch]:
         targets = torch.from_numpy(self._job.reader.targets(split))
         for batch in ordered_batches(len(views), batch_size=self._job.reader.batch_size):
             indices = torch.tensor([index for index, _ in batch])
-            values = phase.values(views.part(indices.numpy()))
+            with with_remedy():
+                values = phase.values(views.part(indices.numpy()))
             yield ImageBatch(images=values, targets=targets[indices], indices=indices)
 
     def _enter(self) -> PhaseTrunk | None:
@@ -198,6 +204,10 @@ class TrunkTraining:
             f"Frozen part up to {', '.join(names)}: {_KEPT[phase.choice.tier]} "
             f"({phase.choice.why})."
         )
+        if self._job.config.train.mixup or self._job.config.train.cutmix:
+            self._talk.note(
+                "Mixup and CutMix mix what the frozen part makes of the pictures, not the pictures."
+            )
         return phase
 
 
