@@ -26,7 +26,7 @@ def run(arm: str, args: argparse.Namespace, *, folder: Path) -> list[dict[str, s
     options += ["--unfreeze", args.unfreeze, "--epochs", str(args.epochs), "--views", "1"]
     options += ["--limit", str(args.limit), "--trunk-cache", arm, "--quiet"]
     if args.exact:
-        options += ["--cache-dtype", "float32", "--no-fold"]
+        options += ["--no-fold"] if arm == "off" else ["--no-fold", "--cache-dtype", "float32"]
     if args.nchw:
         options += ["--no-channels-last"]
     command = [sys.executable, "-m", "tlcli", "finetune", *options, "--output", str(folder / "run")]

@@ -21,7 +21,9 @@ from tlcli.models.boundary import NoBoundaryError
 from tlcli.recipes.cache import clear_cache, list_cache
 from tlcli.recipes.trunk_places import begin_use, list_trunks, trunks_root
 
-LOSSLESS: dict[str, Any] = {"cache_dtype": "float32", "fold_norm": False, "views": 2}
+EXACT: dict[str, Any] = {"fold_norm": False}
+LOSSLESS: dict[str, Any] = {**EXACT, "cache_dtype": "float32"}
+"""Of a run that keeps values: it has all digits of one that keeps none and is `EXACT`."""
 FROZEN: dict[str, Any] = {"unfreeze": "layer4", "epochs": 4}
 
 
@@ -62,9 +64,11 @@ def comparable(run: Path) -> tuple[object, ...]:
 def test_run__kept_values_change_nothing(
     tmp_path: Path, photos: Path, resnet_file: Path, tier: str, options: dict[str, Any]
 ) -> None:
-    common = {"data": photos, "weights": resnet_file, **FROZEN, **LOSSLESS, **options}
-    finetune(tmp_path / "off", trunk_cache="off", **common)
-    finetune(tmp_path / "kept", trunk_cache=tier, **common)
+    common = {"data": photos, "weights": resnet_file, **FROZEN, **options}
+    if options.get("augment") != "none":
+        common["views"] = 2
+    finetune(tmp_path / "off", trunk_cache="off", **common, **EXACT)
+    finetune(tmp_path / "kept", trunk_cache=tier, **common, **LOSSLESS)
 
     assert comparable(tmp_path / "kept") == comparable(tmp_path / "off")
     assert trunk_of(tmp_path / "off")["hits"] == 0
@@ -74,7 +78,7 @@ def test_run__kept_values_change_nothing(
 def test_run__off_is_the_whole_network_on_the_same_views(
     tmp_path: Path, photos: Path, resnet_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    common = {"data": photos, "weights": resnet_file, **FROZEN, **LOSSLESS}
+    common = {"data": photos, "weights": resnet_file, **FROZEN, **EXACT}
     finetune(tmp_path / "apart", trunk_cache="off", **common)
 
     def refuse(*_: object, **__: object) -> None:
@@ -165,10 +169,10 @@ def test_run__every_phase_has_its_boundary(tmp_path: Path, photos: Path, resnet_
         "weights": resnet_file,
         "schedule": "0:head,2:layer4,4:layer3,6:all",
         "epochs": 8,
-        **LOSSLESS,
+        "views": 2,
     }
-    finetune(tmp_path / "off", trunk_cache="off", **common)
-    finetune(tmp_path / "kept", trunk_cache="disk", **common)
+    finetune(tmp_path / "off", trunk_cache="off", **common, **EXACT)
+    finetune(tmp_path / "kept", trunk_cache="disk", **common, **LOSSLESS)
 
     phases = trunk_of(tmp_path / "kept")["phases"]
     assert [phase.get("shapes") for phase in phases[:3]] != [None] * 3
@@ -308,6 +312,15 @@ def test_run__evaluate_agrees(tmp_path: Path, photos: Path, resnet_file: Path) -
     ("options", "message"),
     [
         ({"views": 0, "trunk_cache": "disk"}, "--views 0 shows every image anew"),
+        ({"views": 2, "augment": "none"}, "--views 2 has no effect with --augment none"),
+        (
+            {"trunk_cache": "off", "cache_dtype": "float32"},
+            "--cache-dtype float32 has no effect with --trunk-cache off",
+        ),
+        (
+            {"trunk_cache": "off", "cache_limit": "1GB"},
+            "--cache-limit 1GB has no effect with --trunk-cache off",
+        ),
         ({"views": -1}, "--views must be 0 or more, not -1"),
         ({"cache_limit": "much"}, "--cache-limit 'much' is no size"),
         ({"cache_limit": "0GB"}, "--cache-limit '0GB' is no size"),

@@ -127,6 +127,12 @@ class TrainConfig(OptimConfig):
                 "classes: use one of them."
             )
 
+    @property
+    def has_random_views(self) -> bool:
+        """Whether two views of a picture differ at all."""
+        own = (self.crop_scale, self.color_jitter, self.random_erasing)
+        return self.augment != "none" or any(value is not None for value in own)
+
     def _check_pixels(self) -> None:
         crop, jitter, erasing = self.crop_scale, self.color_jitter, self.random_erasing
         require(crop is None or 0 < crop <= 1, "--crop-scale", crop, "above 0, at most 1")

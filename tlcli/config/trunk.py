@@ -30,6 +30,17 @@ class TrunkConfig:
                 "or --trunk-cache auto."
             )
 
+        if self.trunk_cache == "off":
+            for option, value, default in (
+                ("--cache-dtype", self.cache_dtype, TrunkConfig.cache_dtype),
+                ("--cache-limit", self.cache_limit, TrunkConfig.cache_limit),
+            ):
+                if value != default:
+                    raise ConfigError(
+                        f"{option} {value} has no effect with --trunk-cache off, which keeps "
+                        "nothing: leave one of them out."
+                    )
+
     @property
     def limit_bytes(self) -> int:
         """Most bytes that the cache of all runs may take.

@@ -20,7 +20,8 @@ from tlcli.data.boxes.box_catalog import load_boxes
 from tlcli.data.boxes.box_splits import limit_boxes, read_box_split, split_boxes
 from tlcli.data.boxes.box_table import BoxTable, Repair, check_judgeable, check_trainable
 from tlcli.engine.runtime import Runtime
-from tlcli.errors import BadImageError, DataError
+from tlcli.errors import DataError
+from tlcli.recipes.bad_images import with_remedy
 from tlcli.recipes.batch_reader import in_groups
 from tlcli.recipes.image_data import (
     absolute_spec,
@@ -31,8 +32,6 @@ from tlcli.recipes.image_data import (
 from tlcli.recipes.talk import Talk
 from tlcli.results.atomic import write_csv
 from tlcli.results.counted import counted
-
-_BAD_IMAGE_REMEDY = "Repair it, or leave such images out with --on-bad-image skip."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -202,15 +201,13 @@ class BoxReader:
     def _read(
         self, dataset: BoxDataset, batches: list[list[tuple[int, int]]]
     ) -> Iterator[BoxBatch]:
-        try:
+        with with_remedy():
             yield from box_batches(
                 dataset,
                 batches,
                 num_workers=self.num_workers,
                 pin_memory=self.runtime.device.type == "cuda",
             )
-        except BadImageError as error:
-            raise BadImageError(f"{error} {_BAD_IMAGE_REMEDY}") from error
 
 
 def as_one_part(boxes: RunBoxes) -> RunBoxes:
