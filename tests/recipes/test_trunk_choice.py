@@ -1,0 +1,51 @@
+from typing import Any
+
+import pytest
+
+from tlcli.recipes.trunk_choice import Demand, choose_tier, views_of
+
+
+def demand(**changes: Any) -> Demand:
+    values = {"train": 100, "judged": 20, "epochs": 10, "views": 4, "row_bytes": 1000}
+    return Demand(**{**values, "trunk_share": 0.5, **changes})
+
+
+def test_demand__counts_rows_uses_and_bytes() -> None:
+    assert demand().rows == 100 * 4 + 20
+    assert demand().uses == pytest.approx(120 * 10 / 420)
+    assert demand().bytes == 420_000
+
+
+@pytest.mark.parametrize(
+    ("epochs", "views", "is_random", "expected"),
+    [
+        (10, None, True, 4),
+        (3, None, True, 3),
+        (10, 2, True, 2),
+        (10, 0, True, 10),
+        (10, 8, False, 1),
+    ],
+)
+def test_views_of(epochs: int, views: int | None, is_random: bool, expected: int) -> None:
+    assert views_of(epochs, views=views, is_random=is_random) == expected
+
+
+@pytest.mark.parametrize(
+    ("changes", "fits", "tier", "why"),
+    [
+        ({}, True, "disk", "2.9 uses of each of 420 views, 0 MB"),
+        ({"epochs": 4}, True, "off", "nothing to gain from 1.1 uses of each of 420 views"),
+        ({"trunk_share": 0.09}, True, "off", "the frozen part is 9 % of the arithmetic"),
+        ({}, False, "off", "0 MB do not fit --cache-limit 1GB or the disk"),
+    ],
+)
+def test_choose_tier__auto(changes: dict[str, Any], fits: bool, tier: str, why: str) -> None:
+    choice = choose_tier("auto", demand=demand(**changes), fits=fits, limit="1GB")
+
+    assert choice.tier == tier
+    assert choice.why.startswith(why)
+
+
+def test_choose_tier__what_is_asked_for_is_done() -> None:
+    for asked in ("off", "ram", "disk"):
+        assert choose_tier(asked, demand=demand(epochs=1), fits=False, limit="1GB").tier == asked
