@@ -79,12 +79,10 @@ def bare_arm(job: ExtractionJob) -> Callable[[], Tensor]:
     """Return the arm on tensors in memory."""
     rows = list(range(len(job.ids)))
     batches = [rows[i : i + job.batch_size] for i in range(0, len(rows), job.batch_size)]
-    read = job.embedder._pixels
+    read = job.embedder.read
     mean, std = job.backbone.preprocessing.mean, job.backbone.preprocessing.std
     resident = [
-        job.runtime.images(
-            normalize(torch.stack([read(job.request(row)) for row in b]), mean=mean, std=std)
-        )
+        job.runtime.images(normalize(read([job.request(row) for row in b]), mean=mean, std=std))
         for b in batches
     ]
 

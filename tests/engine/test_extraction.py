@@ -16,6 +16,7 @@ from tlcli.data.preprocessing import Preprocessing
 from tlcli.engine.extraction import (
     PLAIN,
     ImageEmbedder,
+    ViewReader,
     ViewRequest,
     in_order,
     joined,
@@ -37,13 +38,10 @@ class Corner(nn.Module):
 
 def embedder(*, seed: int = 0) -> ImageEmbedder:
     runtime = choose_runtime("cpu", amp=False, amp_dtype="auto", channels_last=True, seed=0)
-    return ImageEmbedder(
-        extractor=Corner(),
-        preprocessing=SIZE,
-        augmentation=train_transform(SIZE, level="light"),
-        seed=seed,
-        runtime=runtime,
+    read = ViewReader(
+        preprocessing=SIZE, augmentation=train_transform(SIZE, level="light"), seed=seed
     )
+    return ImageEmbedder(extractor=Corner(), read=read, runtime=runtime)
 
 
 def test_embedder__plain_view_is_resized_and_normalised(tmp_path: Path) -> None:

@@ -1,8 +1,9 @@
 from typing import Any
 
 import pytest
+import torch
 
-from tlcli.recipes.trunk_choice import Demand, choose_tier, views_of
+from tlcli.recipes.trunk_choice import Demand, choose_tier, storage_dtype, views_of
 
 
 def demand(**changes: Any) -> Demand:
@@ -49,3 +50,20 @@ def test_choose_tier__auto(changes: dict[str, Any], fits: bool, tier: str, why: 
 def test_choose_tier__what_is_asked_for_is_done() -> None:
     for asked in ("off", "ram", "disk"):
         assert choose_tier(asked, demand=demand(epochs=1), fits=False, limit="1GB").tier == asked
+
+
+@pytest.mark.parametrize(
+    ("largest", "computed", "expected"),
+    [
+        (10.0, None, torch.float16),
+        (65504 / 16, None, torch.float16),
+        (65504 / 15, None, torch.float32),
+        (10.0, torch.bfloat16, torch.bfloat16),
+        (1e6, torch.bfloat16, torch.bfloat16),
+        (10.0, torch.float16, torch.float16),
+    ],
+)
+def test_storage_dtype__has_the_range(
+    largest: float, computed: torch.dtype | None, expected: torch.dtype
+) -> None:
+    assert storage_dtype(largest, computed=computed) == expected

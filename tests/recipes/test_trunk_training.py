@@ -312,7 +312,13 @@ def test_run__evaluate_agrees(tmp_path: Path, photos: Path, resnet_file: Path) -
     ("options", "message"),
     [
         ({"views": 0, "trunk_cache": "disk"}, "--views 0 shows every image anew"),
+        (
+            {"views": 0, "image_cache": "ram"},
+            r"--views 0 shows .* --image-cache ram",
+        ),
         ({"views": 2, "augment": "none"}, "--views 2 has no effect with --augment none"),
+        ({"view_seed": 2, "augment": "none"}, "--view-seed 2 has no effect with --augment none"),
+        ({"view_seed": -1}, "--view-seed must be in 0..2.64-1, not -1"),
         (
             {"trunk_cache": "off", "cache_dtype": "float32"},
             "--cache-dtype float32 has no effect with --trunk-cache off",
@@ -329,3 +335,68 @@ def test_run__evaluate_agrees(tmp_path: Path, photos: Path, resnet_file: Path) -
 def test_config__refuses(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         finetune_config(None, **options)
+
+
+@pytest.mark.parametrize("tier", ["ram", "disk"])
+def test_image_cache__changes_nothing(
+    tmp_path: Path, photos: Path, resnet_file: Path, tier: str
+) -> None:
+    common = {"data": photos, "weights": resnet_file, "unfreeze": "all", "epochs": 4, "views": 2}
+    finetune(tmp_path / "off", **common)
+    _, talk = finetune(tmp_path / "kept", image_cache=tier, **common)
+    finetune(tmp_path / "again", image_cache=tier, **common)
+
+    assert comparable(tmp_path / "kept") == comparable(tmp_path / "off")
+    assert comparable(tmp_path / "again") == comparable(tmp_path / "off")
+    assert any(note.startswith("Images: kept ") for note in talk.notes)
+    rows = 2 * 12 + 9 + 6
+    assert trunk_of(tmp_path / "kept")["misses"] == rows
+    assert trunk_of(tmp_path / "again")["misses"] == (0 if tier == "disk" else rows)
+
+
+def test_image_cache__another_model_of_the_same_pictures_shares_it(
+    tmp_path: Path, photos: Path
+) -> None:
+    common = {"data": photos, "weights": "none", "unfreeze": "all", "epochs": 2, "views": 1}
+    common |= {"image_cache": "disk", "input_size": 32, "mean": "0.5"}
+    finetune(tmp_path / "one", model="timm/test_efficientnet", std="0.2", **common)
+    finetune(tmp_path / "two", model="timm/test_byobnet", std="0.5", **common)
+
+    assert trunk_of(tmp_path / "two")["misses"] == 0
+    (entry,) = list_cache()
+    assert (entry.kind, entry.model, entry.rows) == ("images", None, 12 + 9 + 6)
+
+
+def test_image_cache__phases_with_a_frozen_part_keep_that(
+    tmp_path: Path, photos: Path, resnet_file: Path
+) -> None:
+    common = {"data": photos, "weights": resnet_file, "schedule": "0:layer4,4:all", "epochs": 6}
+    common["views"] = 2
+    finetune(tmp_path / "off", trunk_cache="off", **common, **EXACT)
+    finetune(tmp_path / "kept", trunk_cache="disk", image_cache="disk", **common, **LOSSLESS)
+
+    first, second = trunk_of(tmp_path / "kept")["phases"]
+    assert (first["kept"], second["kept"], second["boundary"]) == ("disk", "disk", ["pixels"])
+    assert comparable(tmp_path / "kept") == comparable(tmp_path / "off")
+
+
+def test_image_cache__no_room_is_told(tmp_path: Path, photos: Path, resnet_file: Path) -> None:
+    common = {"data": photos, "weights": resnet_file, "unfreeze": "all", "cache_limit": "1KB"}
+    with pytest.raises(ConfigError, match=r"--image-cache disk: .* do not fit --cache-limit"):
+        finetune(tmp_path / "disk", image_cache="disk", **common)
+    with pytest.raises(MachineError, match="--image-cache ram holds more than --cache-limit"):
+        finetune(tmp_path / "ram", image_cache="ram", **common)
+
+
+def test_run__another_seed_finds_the_views_another_view_seed_does_not(
+    tmp_path: Path, photos: Path, resnet_file: Path
+) -> None:
+    common = {"data": photos, "weights": resnet_file, **FROZEN, "trunk_cache": "disk", "views": 2}
+    finetune(tmp_path / "first", **common)
+    finetune(tmp_path / "seed", seed=1, **common)
+    finetune(tmp_path / "views", view_seed=1, **common)
+
+    assert trunk_of(tmp_path / "seed")["misses"] == 0
+    assert trunk_of(tmp_path / "views")["misses"] == 2 * 12, "val and test have no random views"
+    losses = [metrics_of(tmp_path / name)[0]["train/loss"] for name in ("first", "seed", "views")]
+    assert len(set(losses)) == 3

@@ -16,6 +16,15 @@ TrunkCacheOpt = Annotated[
         "disk serves later runs too; auto decides by cost and says why.",
     ),
 ]
+ImageCacheOpt = Annotated[
+    config.ImageCache,
+    option(
+        "--image-cache",
+        panel=_PANEL,
+        text="Where to keep the pixels of every view where no frozen part is kept, as with "
+        "--unfreeze all: pays where reading is slow beside computing, as on a GPU.",
+    ),
+]
 CacheLimitOpt = Annotated[
     str,
     option(
@@ -27,7 +36,11 @@ CacheLimitOpt = Annotated[
 ]
 CacheDtypeOpt = Annotated[
     config.CacheDtype,
-    option("--cache-dtype", panel=_PANEL, text="How it is kept; float32 loses nothing."),
+    option(
+        "--cache-dtype",
+        panel=_PANEL,
+        text="How it is kept; auto is float16 where that has the range, float32 loses nothing.",
+    ),
 ]
 TrunkViewsOpt = Annotated[
     int | None,
@@ -36,6 +49,15 @@ TrunkViewsOpt = Annotated[
         panel=_PANEL,
         text="Random views of every train image that take turns, epoch by epoch; 0 is a fresh one "
         "in each. Without it 4 where they are kept, else 0.",
+    ),
+]
+TrunkViewSeedOpt = Annotated[
+    int,
+    option(
+        "--view-seed",
+        panel=_PANEL,
+        text="Of the random views. --seed leaves them alone, so that runs with other seeds find "
+        "what is kept.",
     ),
 ]
 TrunkFoldNormOpt = Annotated[

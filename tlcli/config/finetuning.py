@@ -56,11 +56,13 @@ class FinetuneConfig:
         return self.train.monitor or ("map" if self.data.multi_label else "top1")
 
     def __post_init__(self) -> None:
-        if self.trunk.views and not self.train.has_random_views:
-            raise ConfigError(
-                f"--views {self.trunk.views} has no effect with --augment none: all views of a "
-                "picture are the same. Leave --views out, or choose another --augment."
-            )
+        trunk = self.trunk
+        for option, value in (("--views", trunk.views), ("--view-seed", trunk.view_seed)):
+            if value and not self.train.has_random_views:
+                raise ConfigError(
+                    f"{option} {value} has no effect with --augment none: all views of a picture "
+                    f"are the same. Leave {option} out, or choose another --augment."
+                )
         if self.data.multi_label:
             self._refuse_what_is_of_one_class()
         elif self.loss == "bce":

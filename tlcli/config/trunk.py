@@ -7,39 +7,43 @@ from tlcli.config.checks import bytes_of, require
 from tlcli.errors import ConfigError
 
 TrunkCache = Literal["auto", "off", "ram", "disk"]
-CacheDtype = Literal["float16", "bfloat16", "float32"]
+ImageCache = Literal["off", "ram", "disk"]
+CacheDtype = Literal["auto", "float16", "bfloat16", "float32"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrunkConfig:
-    """Whether what the frozen part makes of the images is kept, how, and of how many views."""
+    """What is kept of the images: what the frozen part makes of them, or their pixels."""
 
     trunk_cache: TrunkCache = "auto"
+    image_cache: ImageCache = "off"
     cache_limit: str = "20GB"
-    cache_dtype: CacheDtype = "float16"
+    cache_dtype: CacheDtype = "auto"
     views: int | None = None
+    view_seed: int = 0
     fold_norm: bool = True
 
     def __post_init__(self) -> None:
         _ = self.limit_bytes  # refused now rather than when it is used
         require(self.views is None or self.views >= 0, "--views", self.views, "0 or more")
-        if self.views == 0 and self.trunk_cache in ("ram", "disk"):
-            raise ConfigError(
-                f"--views 0 shows every image anew in each epoch, so that --trunk-cache "
-                f"{self.trunk_cache} would be used for val and test only: give --views 1 or more, "
-                "or --trunk-cache auto."
-            )
-
-        if self.trunk_cache == "off":
-            for option, value, default in (
-                ("--cache-dtype", self.cache_dtype, TrunkConfig.cache_dtype),
-                ("--cache-limit", self.cache_limit, TrunkConfig.cache_limit),
-            ):
-                if value != default:
-                    raise ConfigError(
-                        f"{option} {value} has no effect with --trunk-cache off, which keeps "
-                        "nothing: leave one of them out."
-                    )
+        require(0 <= self.view_seed < 2**64, "--view-seed", self.view_seed, "in 0..2^64-1")
+        asked = {"--trunk-cache": self.trunk_cache, "--image-cache": self.image_cache}
+        for option, tier in asked.items():
+            if self.views == 0 and tier in ("ram", "disk"):
+                raise ConfigError(
+                    f"--views 0 shows every image anew in each epoch, so that {option} {tier} "
+                    f"would be used for val and test only: give --views 1 or more, or {option} off."
+                )
+        keeps_pixels = self.image_cache != "off"
+        for option, value, default, has_effect in (
+            ("--cache-dtype", self.cache_dtype, TrunkConfig.cache_dtype, False),
+            ("--cache-limit", self.cache_limit, TrunkConfig.cache_limit, keeps_pixels),
+        ):
+            if self.trunk_cache == "off" and value != default and not has_effect:
+                raise ConfigError(
+                    f"{option} {value} has no effect with --trunk-cache off, which keeps "
+                    "nothing: leave one of them out."
+                )
 
     @property
     def limit_bytes(self) -> int:

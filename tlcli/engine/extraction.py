@@ -41,32 +41,20 @@ class ViewRequest:
 
 
 @dataclass(frozen=True)
-class ImageEmbedder:
-    """Turns views of image files into features; many threads may call it at once.
+class ViewReader:
+    """Turns views of image files into pixels; many threads may call it at once.
 
     Args:
-        extractor: On the device of `runtime`, in eval mode; images (B, C, H, W) -> features.
-        preprocessing: What its network wants to see.
+        preprocessing: What a network wants to see.
         augmentation: Of the random views.
         seed: Of the random views.
-        runtime: Device and precision.
     """
 
-    extractor: nn.Module
     preprocessing: Preprocessing
     augmentation: TrainTransform
     seed: int
-    runtime: Runtime
 
-    def __call__(self, requests: Sequence[ViewRequest]) -> dict[str, Tensor]:
-        """Return float32 features on the CPU by name, each of shape (B, ...).
-
-        Raises:
-            DataError: a file cannot be read or decoded.
-        """
-        return self.features(self.pixels(requests))
-
-    def pixels(self, requests: Sequence[ViewRequest]) -> Tensor:
+    def __call__(self, requests: Sequence[ViewRequest]) -> Tensor:
         """Return uint8 (B, C, H, W), in channels-last format as Pillow holds them.
 
         Raises:
@@ -74,14 +62,6 @@ class ImageEmbedder:
         """
         views = [self._view(request).permute(1, 2, 0) for request in requests]
         return torch.stack(views).permute(0, 3, 1, 2)
-
-    def features(self, pixels: Tensor) -> dict[str, Tensor]:
-        """Return float32 features on the CPU by name, each of shape (B, ...)."""
-        mean, std = self.preprocessing.mean, self.preprocessing.std
-        with torch.inference_mode(), self.runtime.autocast():
-            inputs = normalize(self.runtime.images(pixels), mean=mean, std=std)
-            features: dict[str, Tensor] = self.extractor(inputs)
-        return {name: tensor.float().cpu() for name, tensor in features.items()}
 
     def _view(self, request: ViewRequest) -> Tensor:
         picture = read_image(request.path, channels=self.preprocessing.channels)
@@ -91,6 +71,37 @@ class ImageEmbedder:
             seed=self.seed, content_key=picture.content_key, view=request.view
         )
         return self.augmentation(picture.image, generator)
+
+
+@dataclass(frozen=True)
+class ImageEmbedder:
+    """Turns views of image files into features; many threads may call it at once.
+
+    Args:
+        extractor: On the device of `runtime`, in eval mode; images (B, C, H, W) -> features.
+        read: Views as its network wants to see them.
+        runtime: Device and precision.
+    """
+
+    extractor: nn.Module
+    read: ViewReader
+    runtime: Runtime
+
+    def __call__(self, requests: Sequence[ViewRequest]) -> dict[str, Tensor]:
+        """Return float32 features on the CPU by name, each of shape (B, ...).
+
+        Raises:
+            DataError: a file cannot be read or decoded.
+        """
+        return self.features(self.read(requests))
+
+    def features(self, pixels: Tensor) -> dict[str, Tensor]:
+        """Return float32 features on the CPU by name, each of shape (B, ...)."""
+        mean, std = self.read.preprocessing.mean, self.read.preprocessing.std
+        with torch.inference_mode(), self.runtime.autocast():
+            inputs = normalize(self.runtime.images(pixels), mean=mean, std=std)
+            features: dict[str, Tensor] = self.extractor(inputs)
+        return {name: tensor.float().cpu() for name, tensor in features.items()}
 
 
 def in_order(

@@ -92,6 +92,7 @@ class BatchReader:
         grad_accum_steps: int,
         is_balanced: bool = False,
         views: int = 0,
+        view_seed: int,
     ) -> tuple[int, Callable[[int, int], Iterable[list[ImageBatch]]]]:
         """Return the steps of an epoch, and a function from (epoch, steps done) to the others.
 
@@ -100,12 +101,13 @@ class BatchReader:
             grad_accum_steps: Batches per step.
             is_balanced: See `train_references`.
             views: See `train_references`.
+            view_seed: Of the random views, which are not those of another seed of the run.
         """
         dataset = ImageDataset(
             self.table.paths("train"),
             self.targets("train"),
             transform=transform,
-            seed=self.runtime.seed,
+            seed=view_seed,
             channels=self.preprocessing.channels,
         )
 

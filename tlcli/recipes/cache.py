@@ -19,7 +19,7 @@ from tlcli.recipes.feature_places import (
     find_finished_features,
     holds_features,
 )
-from tlcli.recipes.trunk_places import TrunkFolder, list_trunks
+from tlcli.recipes.trunk_places import PIXELS, TrunkFolder, list_trunks
 from tlcli.results.atomic import machine_errors
 from tlcli.results.records import SCHEMA_VERSION
 from tlcli.results.run_dir import RunDirectory
@@ -33,7 +33,7 @@ class CacheEntry:
 
     name: str
     kind: str
-    """`features`, `trunk` (what a frozen part made of images) or `sample`."""
+    """`features`, `trunk` (what a frozen part made of images), `images` (pixels) or `sample`."""
     state: str
     """`finished`, `unfinished`, `damaged`, or `in use` by a process that runs."""
     model: str | None
@@ -145,11 +145,12 @@ def _trunk_entry(folder: TrunkFolder) -> CacheEntry:
         model, rows = str(store.manifest.key["model"]), store.num_rows
     except DataError:
         state = "damaged"
+    is_pixels = model == PIXELS
     return CacheEntry(
         name=folder.path.name,
-        kind="trunk",
+        kind="images" if is_pixels else "trunk",
         state=IN_USE if folder.is_in_use else state,
-        model=model,
+        model=None if is_pixels else model,
         data=None,
         rows=rows,
         bytes=folder.bytes,

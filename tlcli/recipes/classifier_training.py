@@ -77,6 +77,7 @@ def training_batches_of(job: Job) -> tuple[int, Steps]:
         transform=train_transform_of(job),
         grad_accum_steps=train.grad_accum_steps,
         is_balanced=train.sampler == "balanced",
+        view_seed=job.config.trunk.view_seed,
     )
     return steps_per_epoch, _mixed(train_steps, job)
 

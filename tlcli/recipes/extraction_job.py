@@ -28,7 +28,7 @@ from tlcli.data.store.row_ids import first_appearances
 from tlcli.data.store.tensor_store import digest_of_key
 from tlcli.engine.cpu_memory import available_cores
 from tlcli.engine.distributed import Workers
-from tlcli.engine.extraction import PLAIN, ImageEmbedder, ViewRequest
+from tlcli.engine.extraction import PLAIN, ImageEmbedder, ViewReader, ViewRequest
 from tlcli.engine.runtime import Runtime, choose_runtime
 from tlcli.errors import ConfigError
 from tlcli.models.features import FeatureExtractor
@@ -191,9 +191,11 @@ def prepare_extraction(
         path=folder or _default_path(backbone, config.data.data, key=key),
         embedder=ImageEmbedder(
             extractor=extractor,
-            preprocessing=preprocessing,
-            augmentation=train_transform(preprocessing, level=config.features.augment),
-            seed=config.seed,
+            read=ViewReader(
+                preprocessing=preprocessing,
+                augmentation=train_transform(preprocessing, level=config.features.augment),
+                seed=config.seed,
+            ),
             runtime=runtime,
         ),
         items=items,

@@ -7,6 +7,8 @@ the same again.
 from dataclasses import dataclass
 from typing import Literal
 
+import torch
+
 from tlcli.config.trunk import TrunkCache
 from tlcli.results.counted import counted
 
@@ -16,6 +18,8 @@ DEFAULT_VIEWS = 4
 """Of every train image where they are kept and --views is not given."""
 _LEAST_USES = 1.5
 """Times that a value has to be used, on average, to be worth keeping."""
+_HEADROOM = 16
+"""How much larger values of real pictures may be than those of random ones."""
 _LEAST_SHARE = 0.1
 """Of the arithmetic of a step on fresh images that the trunk has to have."""
 
@@ -72,6 +76,20 @@ def views_of(epochs: int, *, views: int | None, is_random: bool) -> int:
         return 1
     wanted = DEFAULT_VIEWS if views is None else views
     return min(epochs, wanted or epochs)
+
+
+def storage_dtype(largest: float, *, computed: torch.dtype | None) -> torch.dtype:
+    """Return the type that keeps values with little loss, and in range.
+
+    Args:
+        largest: Size of the largest value of some random pictures.
+        computed: The type of autocast in which values are computed, of which nothing more than
+            its digits can be lost; None is float32.
+    """
+    if computed == torch.bfloat16:
+        return torch.bfloat16
+    fits = largest * _HEADROOM <= torch.finfo(torch.float16).max
+    return torch.float16 if fits else torch.float32
 
 
 def choose_tier(asked: TrunkCache, *, demand: Demand, fits: bool, limit: str) -> Choice:

@@ -1,15 +1,17 @@
-"""The frozen part of one phase of a training: where the network is cut, and what becomes of it."""
+"""What one phase of a training takes its batches from: where the network is cut, what is kept."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from tlcli.config.trunk import TrunkCache
 from tlcli.data.augment import TrainTransform
-from tlcli.engine.extraction import ImageEmbedder
-from tlcli.engine.trunk_pass import TrunkPass, TrunkSeconds, TrunkValues
+from tlcli.data.loaders import Inputs
+from tlcli.engine.extraction import ImageEmbedder, ViewReader
+from tlcli.engine.view_pass import TrunkValues, ViewPass, ViewSeconds
 from tlcli.models.boundary import (
     TRIED_IMAGES,
     NoBoundaryError,
@@ -22,7 +24,8 @@ from tlcli.models.pooling import layout_of
 from tlcli.models.staged import StagedModel
 from tlcli.recipes.finetune_job import Job
 from tlcli.recipes.talk import Talk
-from tlcli.recipes.trunk_choice import Choice, Demand, choose_tier, views_of
+from tlcli.recipes.trunk_choice import Choice, Demand, choose_tier, storage_dtype, views_of
+from tlcli.recipes.trunk_places import PIXELS
 from tlcli.recipes.trunk_rows import (
     FreshRows,
     KeptRows,
@@ -30,7 +33,7 @@ from tlcli.recipes.trunk_rows import (
     TrunkRows,
     Views,
 )
-from tlcli.recipes.trunk_store import key_of_trunk, open_store, room_for
+from tlcli.recipes.trunk_store import key_of_pixels, key_of_trunk, open_store, room_for
 from tlcli.recipes.trunk_views import RunViews
 
 _CPU_BATCH = 8
@@ -39,23 +42,34 @@ _GPU_BATCH = 64
 
 
 @dataclass(frozen=True, kw_only=True)
-class PhaseTrunk:
-    """How the frozen part of one phase is computed."""
+class Cut:
+    """Where the network of a phase is cut."""
 
     split: SplitNetwork
     judged: SplitNetwork
     """Of the model that is judged, which may be an average."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PhaseValues:
+    """Where the batches of one phase come from, and what they hold."""
+
+    cut: Cut | None
+    """Without, they hold pixels."""
     rows: TrunkRows
     choice: Choice
     views: int
     """Of every train image; 0 is a fresh one in each epoch."""
 
-    def values(self, views: Views) -> tuple[Tensor, ...]:
-        """Return what crosses the boundary, float32, laid out as the trunk gives it."""
+    def values(self, views: Views) -> Inputs:
+        """Return what crosses the boundary, float32, laid out as the trunk gives it, or pixels."""
         taken = self.rows.take(views)
+        if self.cut is None:
+            return taken[PIXELS]
+        split = self.cut.split
         return tuple(
             taken[name].float().contiguous(memory_format=layout)
-            for name, layout in zip(self.split.names, self.split.formats, strict=True)
+            for name, layout in zip(split.names, split.formats, strict=True)
         )
 
 
@@ -67,11 +81,11 @@ class PhaseStart:
     images: RunViews
     transform: TrainTransform
     check_stop: Callable[[], None]
-    seconds: TrunkSeconds
+    seconds: ViewSeconds
     """Where the time that trunks take is added up."""
     talk: Talk
 
-    def begin(self, number: int, *, model: StagedModel, judged: StagedModel) -> PhaseTrunk:
+    def begin(self, number: int, *, model: StagedModel, judged: StagedModel) -> PhaseValues:
         """Cut the network behind what a phase leaves frozen, and decide where that is kept.
 
         Args:
@@ -90,16 +104,50 @@ class PhaseStart:
         if judged is not model:
             judged.open_stages(model.trained)
             split_judged = split_network(judged, example=self._example())
-        demand = self._demand(number, model, split)
-        choice, rows = self._rows(split, demand=demand)
+        dtype = self._dtype(split)
+        demand = self._demand(
+            number,
+            row_bytes=split.values_per_image * torch.empty((), dtype=dtype).element_size(),
+            trunk_share=trunk_share(model, split, example=self._example()),
+        )
+        choice, rows = self._rows(split, demand=demand, dtype=dtype)
         asked = self.job.config.trunk.views or 0
-        return PhaseTrunk(
-            split=split,
-            judged=split_judged,
+        return PhaseValues(
+            cut=Cut(split=split, judged=split_judged),
             rows=rows,
             choice=choice,
             views=asked if choice.tier == "off" else demand.views,
         )
+
+    def begin_pixels(self, number: int) -> PhaseValues | None:
+        """Decide where the pixels are kept that a phase shows the whole network, if anywhere.
+
+        Raises:
+            ConfigError: If there is no room for what `--image-cache` asks for.
+        """
+        asked = self.job.config.trunk.image_cache
+        if asked == "off":
+            return None
+        wanted = self.job.reader.preprocessing
+        height, width = wanted.input_size
+        demand = self._demand(number, row_bytes=wanted.channels * height * width, trunk_share=0.0)
+        source = ViewPass(
+            read=self._view_reader(),
+            compute=lambda pixels: {PIXELS: pixels},
+            threads=self.images.threads,
+            batch_size=_CPU_BATCH,
+            check_stop=self.check_stop,
+            seconds=self.seconds,
+        )
+        choice, rows = self._kept_rows(
+            source,
+            key=key_of_pixels(wanted),
+            demand=demand,
+            dtype=torch.uint8,
+            asked=asked,
+            option="--image-cache",
+        )
+        return PhaseValues(cut=None, rows=rows, choice=choice, views=demand.views)
 
     def _check_maps(self, split: SplitNetwork) -> None:
         """Make sure that CutMix can cut what crosses the boundary as it cuts pictures."""
@@ -111,41 +159,68 @@ class PhaseStart:
             if not is_map or len(split.shapes) > 1:
                 raise NoBoundaryError("--cutmix cuts pictures or maps, and tokens or vectors cross")
 
-    def _demand(self, number: int, model: StagedModel, split: SplitNetwork) -> Demand:
+    def _demand(self, number: int, *, row_bytes: int, trunk_share: float) -> Demand:
         config, phases = self.job.config, self.job.plan.phases
         starts = [*(phase.start for phase in phases), config.train.epochs]
         epochs = starts[number + 1] - starts[number]
-        itemsize = torch.empty((), dtype=self._dtype).element_size()
         return Demand(
             train=len(self.images.table.part("train")),
             judged=len(self.images.table.part("val")),
             epochs=epochs,
             views=views_of(epochs, views=config.trunk.views, is_random=self.images.is_random),
-            row_bytes=split.values_per_image * itemsize,
-            trunk_share=trunk_share(model, split, example=self._example()),
+            row_bytes=row_bytes,
+            trunk_share=trunk_share,
         )
 
-    def _rows(self, split: SplitNetwork, *, demand: Demand) -> tuple[Choice, TrunkRows]:
+    def _rows(
+        self, split: SplitNetwork, *, demand: Demand, dtype: torch.dtype
+    ) -> tuple[Choice, TrunkRows]:
+        """Decide where the values of a trunk are kept."""
+        source, is_folded = self._trunk_pass(split)
+        key = key_of_trunk(
+            split,
+            backbone=self.job.backbone,
+            runtime=self.job.runtime,
+            dtype=str(dtype).removeprefix("torch."),
+            is_folded=is_folded,
+        )
+        return self._kept_rows(
+            source,
+            key=key,
+            demand=demand,
+            dtype=dtype,
+            asked=self.job.config.trunk.trunk_cache,
+            option="--trunk-cache",
+        )
+
+    def _kept_rows(
+        self,
+        source: ViewPass,
+        *,
+        key: Mapping[str, Any],
+        demand: Demand,
+        dtype: torch.dtype,
+        asked: TrunkCache,
+        option: str,
+    ) -> tuple[Choice, TrunkRows]:
         """Decide where values are kept."""
         options, limit = self.job.config.trunk, self.job.config.trunk.limit_bytes
-        trunk, is_folded = self._trunk_pass(split)
-        key = self._key(split, is_folded=is_folded)
-        wanted = self._all_views(demand.views) if options.trunk_cache in ("auto", "disk") else []
-        room = room_for(key, views=wanted, row_bytes=demand.row_bytes, limit=limit)
-        choice = choose_tier(
-            options.trunk_cache, demand=demand, fits=room.is_enough, limit=options.cache_limit
-        )
+        wanted = self._all_views(demand.views) if asked in ("auto", "disk") else []
+        room = room_for(key, views=wanted, row_bytes=demand.row_bytes, limit=limit, option=option)
+        choice = choose_tier(asked, demand=demand, fits=room.is_enough, limit=options.cache_limit)
         if choice.tier == "off":
-            return choice, FreshRows(trunk=trunk)
+            return choice, FreshRows(source=source)
         if choice.tier == "ram":
-            rows = KeptRows(trunk=trunk, dtype=self._dtype, most_bytes=limit, talk=self.talk)
+            rows = KeptRows(
+                source=source, dtype=dtype, most_bytes=limit, option=option, talk=self.talk
+            )
             return choice, rows
         store, end_use = open_store(key, room=room, limit=limit, talk=self.talk)
         return choice, StoredTrunkRows(
-            trunk=trunk,
+            source=source,
             store=store,
             end_use=end_use,
-            dtype=self._dtype,
+            dtype=dtype,
             row_bytes=demand.row_bytes,
             talk=self.talk,
         )
@@ -156,32 +231,27 @@ class PhaseStart:
         train = [self.images.train([(row, view) for row in count]) for view in range(views)]
         return [*train, self.images.plain("val")]
 
-    def _key(self, split: SplitNetwork, *, is_folded: bool) -> dict[str, Any]:
-        return key_of_trunk(
-            split,
-            backbone=self.job.backbone,
-            runtime=self.job.runtime,
-            dtype=str(self._dtype).removeprefix("torch."),
-            is_folded=is_folded,
-        )
-
-    def _trunk_pass(self, split: SplitNetwork) -> tuple[TrunkPass, bool]:
+    def _trunk_pass(self, split: SplitNetwork) -> tuple[ViewPass, bool]:
         """Return what computes values, and whether BatchNorms are folded in it."""
         runtime = self.job.runtime
         trunk, is_folded = self._trunk(split)
-        return TrunkPass(
-            embedder=ImageEmbedder(
-                extractor=TrunkValues(trunk, names=split.names),
-                preprocessing=self.job.reader.preprocessing,
-                augmentation=self.transform,
-                seed=runtime.seed,
-                runtime=runtime,
-            ),
+        extractor = TrunkValues(trunk, names=split.names)
+        embedder = ImageEmbedder(extractor=extractor, read=self._view_reader(), runtime=runtime)
+        return ViewPass(
+            read=embedder.read,
+            compute=embedder.features,
             threads=self.images.threads,
             batch_size=_CPU_BATCH if runtime.device.type == "cpu" else _GPU_BATCH,
             check_stop=self.check_stop,
             seconds=self.seconds,
         ), is_folded
+
+    def _view_reader(self) -> ViewReader:
+        return ViewReader(
+            preprocessing=self.job.reader.preprocessing,
+            augmentation=self.transform,
+            seed=self.images.seed,
+        )
 
     def _trunk(self, split: SplitNetwork) -> tuple[nn.Module, bool]:
         """Return the trunk, its BatchNorms folded if they may be."""
@@ -201,7 +271,13 @@ class PhaseStart:
         noise = torch.randn(shape, generator=torch.Generator().manual_seed(0))
         return self.job.runtime.images(noise)
 
-    @property
-    def _dtype(self) -> torch.dtype:
-        dtype: torch.dtype = getattr(torch, self.job.config.trunk.cache_dtype)
-        return dtype
+    def _dtype(self, split: SplitNetwork) -> torch.dtype:
+        """Return the type in which values are kept."""
+        asked, computed = self.job.config.trunk.cache_dtype, self.job.runtime.amp_dtype
+        if asked != "auto":
+            dtype: torch.dtype = getattr(torch, asked)
+            return dtype
+        with torch.inference_mode():
+            values = split.trunk(self._example())
+        largest = max(float(value.abs().max()) for value in values)
+        return storage_dtype(largest, computed=computed)

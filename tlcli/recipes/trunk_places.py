@@ -1,4 +1,4 @@
-"""Where the values of frozen trunks lie in the cache, and how room is made; torch is not loaded."""
+"""Where values of trunks, and pixels, lie in the cache, and how room is made; without torch."""
 
 import os
 import shutil
@@ -11,13 +11,15 @@ from tlcli.data.cache_folder import cache_folder
 from tlcli.data.store.store_manifest import is_store
 from tlcli.results.atomic import hold, is_held, machine_errors
 
+PIXELS = "pixels"
+"""In place of the model's name where a store holds what any model is shown."""
 _IN_USE = "in-use"
 """File of a store that running processes hold, and whose date says when it was last used."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrunkFolder:
-    """A store of what one trunk made of images."""
+    """A store of what one trunk made of images, or of their pixels."""
 
     path: Path
     bytes: int

@@ -1,4 +1,4 @@
-"""What crosses the boundary, by image and view: computed each time, or once and kept."""
+"""Values of images, by image and view: computed each time, or once and kept."""
 
 import itertools
 from collections.abc import Callable, Sequence
@@ -15,7 +15,7 @@ from tlcli.data.store.row_ids import NOWHERE, RowIndex, first_appearances
 from tlcli.data.store.row_reader import RowReader
 from tlcli.data.store.tensor_store import ShardPlan, TensorStore, cast_checked
 from tlcli.engine.extraction import Features, ViewRequest, joined, single_threaded_operators
-from tlcli.engine.trunk_pass import TrunkPass
+from tlcli.engine.view_pass import ViewPass
 from tlcli.errors import MachineError
 from tlcli.recipes.talk import Talk
 
@@ -78,17 +78,17 @@ class TrunkRows(Protocol):
 class FreshRows:
     """Values that are computed whenever they are needed."""
 
-    trunk: TrunkPass
+    source: ViewPass
     counts: RowCounts = field(default_factory=RowCounts)
 
     def prepare(self, views: Views, *, label: str) -> None:
         """Do nothing."""
 
     def take(self, views: Views) -> Features:
-        """Compute values, float32."""
+        """Compute values."""
         self.counts.uses += len(views)
         self.counts.misses += len(views)
-        return self.trunk.values(views.requests)
+        return self.source.values(views.requests)
 
     def release(self) -> None:
         """Do nothing."""
@@ -98,10 +98,12 @@ class FreshRows:
 class KeptRows:
     """Values in memory, as long as the run takes."""
 
-    trunk: TrunkPass
+    source: ViewPass
     dtype: torch.dtype
     most_bytes: int
     """Beyond this an error ends the run."""
+    option: str
+    """That asked for it."""
     talk: Talk
     counts: RowCounts = field(default_factory=RowCounts)
     _ids: list[Ids] = field(default_factory=list)
@@ -118,7 +120,7 @@ class KeptRows:
         if not len(missing):
             return
         wanted = views.part(missing)
-        computed = self.trunk.batches(wanted.requests)
+        computed = self.source.batches(wanted.requests)
         with single_threaded_operators():
             tracked = self.talk.track(computed, label=label, num_images=len(wanted))
             block = joined([_cast(batch.values, self.dtype) for batch in tracked])
@@ -126,8 +128,8 @@ class KeptRows:
         self.counts.bytes += bytes_of(block)
         if self.counts.bytes > self.most_bytes:
             raise MachineError(
-                f"--trunk-cache ram holds more than --cache-limit allows ({self.most_bytes >> 20} "
-                "MiB): use --trunk-cache disk, fewer --views, or a larger --cache-limit."
+                f"{self.option} ram holds more than --cache-limit allows ({self.most_bytes >> 20} "
+                f"MiB): use {self.option} disk, fewer --views, or a larger --cache-limit."
             )
         self._blocks.append(block)
         self._ids.append(wanted.ids)
@@ -149,7 +151,7 @@ class KeptRows:
 class StoredTrunkRows:
     """Values in a tensor store, for this run and all that follow."""
 
-    trunk: TrunkPass
+    source: ViewPass
     store: TensorStore
     end_use: Callable[[], None]
     """Lets other runs delete the store."""
@@ -166,7 +168,7 @@ class StoredTrunkRows:
             DataError: an image cannot be read, or a value does not fit the dtype.
             MachineError: the disk refuses.
         """
-        batch_size = self.trunk.batch_size  # a whole number of batches in a shard
+        batch_size = self.source.batch_size  # a whole number of batches in a shard
         rows = max(1, SHARD_BYTES // self.row_bytes // batch_size) * batch_size
         plans = self.store.adopt(self.store.plan(views.ids, rows_per_shard=rows))
         left = [plan for plan in plans if not self.store.is_written(plan)]
@@ -179,11 +181,11 @@ class StoredTrunkRows:
         if not plans:
             return
         wanted = views.part(np.concatenate([plan.positions for plan in plans]))
-        computed = self.trunk.batches(wanted.requests)
+        computed = self.source.batches(wanted.requests)
         with single_threaded_operators():
             tracked = self.talk.track(computed, label=label, num_images=len(wanted))
             for plan in plans:
-                batches = itertools.islice(tracked, -(-len(plan) // self.trunk.batch_size))
+                batches = itertools.islice(tracked, -(-len(plan) // self.source.batch_size))
                 parts = [_cast(batch.values, self.dtype) for batch in batches]
                 self.store.write(plan, joined(parts))
         self.counts.misses += len(wanted)

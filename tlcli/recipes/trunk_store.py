@@ -1,4 +1,4 @@
-"""The store of what one frozen trunk makes of images: its key, its place, room for it."""
+"""The store of what one frozen trunk makes of images, or of their pixels: key, place, room."""
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
@@ -13,6 +13,7 @@ import torch
 import torchvision
 
 from tlcli.backbones.protocol import Backbone
+from tlcli.data.preprocessing import Preprocessing
 from tlcli.data.store.store_manifest import is_store
 from tlcli.data.store.tensor_store import TensorStore, digest_of_key
 from tlcli.engine.runtime import Runtime
@@ -20,11 +21,12 @@ from tlcli.errors import ConfigError, DataError
 from tlcli.models.boundary import SplitNetwork
 from tlcli.models.frozen_proof import digests_of
 from tlcli.recipes.talk import Talk
-from tlcli.recipes.trunk_places import begin_use, fits, make_room, trunk_path
+from tlcli.recipes.trunk_places import PIXELS, begin_use, fits, make_room, trunk_path
 from tlcli.recipes.trunk_rows import Views
 
 _ANY = 1 << 16
 """Rows per shard where only their number counts."""
+_DECODER = f"Pillow {PIL.__version__}, torchvision {torchvision.__version__}"
 _FORMAT = 1
 """Of how values are computed; raised when the same options come to mean other numbers."""
 
@@ -54,11 +56,22 @@ def key_of_trunk(
         "torch": torch.__version__,
         "device": runtime.device.type,
         "preprocessing": backbone.preprocessing.to_json(),
-        "decoder": f"Pillow {PIL.__version__}, torchvision {torchvision.__version__}",
+        "decoder": _DECODER,
         "dtype": dtype,
         "arithmetic": str(runtime.amp_dtype or torch.float32).removeprefix("torch."),
         "channels_last": runtime.channels_last,
         "batch_norms": "folded" if is_folded else "apart",
+    }
+
+
+def key_of_pixels(preprocessing: Preprocessing) -> dict[str, Any]:
+    """Return all that decides the pixels that a network is shown, but for image and view."""
+    return {
+        "format": _FORMAT,
+        "model": PIXELS,
+        "preprocessing": {k: v for k, v in preprocessing.to_json().items() if k != "std"},
+        "decoder": _DECODER,
+        "dtype": "uint8",
     }
 
 
@@ -69,9 +82,13 @@ class Room:
     needed: int
     """Bytes."""
     is_enough: bool
+    option: str
+    """That asks for it."""
 
 
-def room_for(key: Mapping[str, Any], *, views: Sequence[Views], row_bytes: int, limit: int) -> Room:
+def room_for(
+    key: Mapping[str, Any], *, views: Sequence[Views], row_bytes: int, limit: int, option: str
+) -> Room:
     """Say how much of some views is still to be stored, and whether that fits.
 
     Args:
@@ -79,6 +96,7 @@ def room_for(key: Mapping[str, Any], *, views: Sequence[Views], row_bytes: int, 
         views: That will be asked for.
         row_bytes: Of one of them.
         limit: Bytes that all such stores may take.
+        option: That asks for it.
     """
     path = _path_of(key)
     needed = sum(map(len, views)) * row_bytes
@@ -87,7 +105,7 @@ def room_for(key: Mapping[str, Any], *, views: Sequence[Views], row_bytes: int, 
             store = TensorStore.open(path)
             plans = [store.plan(one.ids, rows_per_shard=_ANY) for one in views]
             needed = sum(len(plan) for part in plans for plan in part) * row_bytes
-    return Room(needed=needed, is_enough=fits(needed, limit=limit, keep=path))
+    return Room(needed=needed, is_enough=fits(needed, limit=limit, keep=path), option=option)
 
 
 def open_store(
@@ -111,9 +129,9 @@ def open_store(
     path = _path_of(key)
     if not room.is_enough:
         raise ConfigError(
-            f"--trunk-cache disk: {room.needed / 1e6:,.0f} MB do not fit --cache-limit "
+            f"{room.option} disk: {room.needed / 1e6:,.0f} MB do not fit --cache-limit "
             f"({limit / 1e6:,.0f} MB) or the disk of {path.parent}. Use fewer --views, a larger "
-            "--cache-limit, or --trunk-cache off."
+            f"--cache-limit, or {room.option} off."
         )
     for folder in make_room(room.needed, limit=limit, keep=path):
         talk.note(f"Deleted {folder.path} ({folder.bytes / 1e6:,.0f} MB), not used for longest.")

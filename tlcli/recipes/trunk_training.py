@@ -13,15 +13,16 @@ from tlcli.data.table import ImageTable
 from tlcli.engine.cpu_memory import available_cores
 from tlcli.engine.runtime import Runtime
 from tlcli.engine.training_state import TrainingState
-from tlcli.engine.trunk_pass import TrunkSeconds
-from tlcli.models.boundary import NoBoundaryError
+from tlcli.engine.view_pass import ViewSeconds
+from tlcli.models.boundary import NoBoundaryError, SplitNetwork
 from tlcli.models.staged import StagedModel
 from tlcli.models.tail_model import TailModel
 from tlcli.recipes.bad_images import with_remedy
 from tlcli.recipes.batch_reader import in_groups
 from tlcli.recipes.finetune_job import Job
 from tlcli.recipes.talk import Talk
-from tlcli.recipes.trunk_phase import PhaseStart, PhaseTrunk
+from tlcli.recipes.trunk_phase import PhaseStart, PhaseValues
+from tlcli.recipes.trunk_places import PIXELS
 from tlcli.recipes.trunk_rows import RowCounts, Views
 from tlcli.recipes.trunk_views import RunViews
 
@@ -57,8 +58,9 @@ class TrunkTraining:
         self.model = TailModel(state.model)
         self.judged = self.model if state.ema is None else TailModel(state.judged)
         threads = job.reader.num_workers or available_cores()
-        self._images = RunViews(job.images.table, transform, seed=job.runtime.seed, threads=threads)
-        self._seconds = TrunkSeconds()
+        seed = job.config.trunk.view_seed
+        self._images = RunViews(job.images.table, transform, seed=seed, threads=threads)
+        self._seconds = ViewSeconds()
         self._start = PhaseStart(
             job=job,
             images=self._images,
@@ -68,7 +70,7 @@ class TrunkTraining:
             talk=talk,
         )
         self._number: int | None = None
-        self._phase: PhaseTrunk | None = None
+        self._phase: PhaseValues | None = None
         self._counts: list[RowCounts] = []
         self._notes: list[dict[str, Any]] = []
 
@@ -97,6 +99,7 @@ class TrunkTraining:
                 grad_accum_steps=train.grad_accum_steps,
                 is_balanced=is_balanced,
                 views=self._job.config.trunk.views or 0,
+                view_seed=self._images.seed,
             )
             yield from steps_of_images(epoch, done)
             return
@@ -105,7 +108,7 @@ class TrunkTraining:
         )
         whole = sorted({reference for batch in batches for reference in batch}, key=_view_first)
         with with_remedy():
-            label = f"epoch {epoch + 1}: frozen part"
+            label = f"epoch {epoch + 1}: {self._what(phase)}"
             phase.rows.prepare(self._images.train(whole), label=label)
         left = batches[done * train.grad_accum_steps :]
         tracked = self._talk.track(
@@ -123,7 +126,7 @@ class TrunkTraining:
             return
         views = self._images.plain(split)
         with with_remedy():
-            phase.rows.prepare(views, label=f"{split}: frozen part")
+            phase.rows.prepare(views, label=f"{split}: {self._what(phase)}")
         yield from self._talk.track(
             self._ordered_batches(phase, split, views), label=split, num_images=len(views)
         )
@@ -151,7 +154,7 @@ class TrunkTraining:
         }
 
     def _train_batches(
-        self, phase: PhaseTrunk, batches: Sequence[list[Reference]]
+        self, phase: PhaseValues, batches: Sequence[list[Reference]]
     ) -> Iterator[ImageBatch]:
         targets = torch.from_numpy(self._job.reader.targets("train"))
         for batch in batches:
@@ -160,7 +163,9 @@ class TrunkTraining:
                 values = phase.values(self._images.train(batch))
             yield ImageBatch(images=values, targets=targets[indices], indices=indices)
 
-    def _ordered_batches(self, phase: PhaseTrunk, split: str, views: Views) -> Iterator[ImageBatch]:
+    def _ordered_batches(
+        self, phase: PhaseValues, split: str, views: Views
+    ) -> Iterator[ImageBatch]:
         targets = torch.from_numpy(self._job.reader.targets(split))
         for batch in ordered_batches(len(views), batch_size=self._job.reader.batch_size):
             indices = torch.tensor([index for index, _ in batch])
@@ -168,40 +173,34 @@ class TrunkTraining:
                 values = phase.values(views.part(indices.numpy()))
             yield ImageBatch(images=values, targets=targets[indices], indices=indices)
 
-    def _enter(self) -> PhaseTrunk | None:
+    def _what(self, phase: PhaseValues) -> str:
+        """Return what is made of the images, for the progress bar."""
+        return "frozen part" if phase.cut else "images"
+
+    def _enter(self) -> PhaseValues | None:
         """Let the models take what batches of the present phase hold."""
         number = self._state.phase or 0
         if number != self._number:
             self.close()
             self._number, self._phase = number, self._begin(number)
         phase = self._phase
-        self.model.enter(phase.split if phase else None)
+        cut = phase.cut if phase else None
+        self.model.enter(cut.split if cut else None)
         if self.judged is not self.model:
-            self.judged.enter(phase.judged if phase else None)
+            self.judged.enter(cut.judged if cut else None)
         return phase
 
-    def _begin(self, number: int) -> PhaseTrunk | None:
-        """Begin a phase and tell what is done about its frozen part."""
+    def _begin(self, number: int) -> PhaseValues | None:
+        """Begin a phase and tell what is kept of its images."""
         try:
             phase = self._start.begin(number, model=self._state.model, judged=self.judged.staged)
         except NoBoundaryError as error:
-            self._notes.append({"phase": number, "kept": "off", "why": str(error)})
             self._talk.note(f"Frozen part: not kept ({error}).")
-            return None
-        names = list(phase.split.names)
-        self._counts.append(phase.rows.counts)
-        self._notes.append(
-            {
-                "phase": number,
-                "kept": phase.choice.tier,
-                "why": phase.choice.why,
-                "boundary": names,
-                "shapes": [list(shape) for shape in phase.split.shapes],
-                "views": phase.views,
-            }
-        )
+            return self._begin_pixels(number, why=str(error))
+        assert phase.cut is not None
+        self._take_note(number, phase, split=phase.cut.split)
         self._talk.note(
-            f"Frozen part up to {', '.join(names)}: {_KEPT[phase.choice.tier]} "
+            f"Frozen part up to {', '.join(phase.cut.split.names)}: {_KEPT[phase.choice.tier]} "
             f"({phase.choice.why})."
         )
         if self._job.config.train.mixup or self._job.config.train.cutmix:
@@ -209,6 +208,30 @@ class TrunkTraining:
                 "Mixup and CutMix mix what the frozen part makes of the pictures, not the pictures."
             )
         return phase
+
+    def _begin_pixels(self, number: int, *, why: str) -> PhaseValues | None:
+        """Begin a phase in which the whole network is run."""
+        phase = self._start.begin_pixels(number)
+        if phase is None:
+            self._notes.append({"phase": number, "kept": "off", "why": why})
+            return None
+        self._take_note(number, phase, split=None)
+        self._talk.note(f"Images: {_KEPT[phase.choice.tier]} ({phase.choice.why}).")
+        return phase
+
+    def _take_note(self, number: int, phase: PhaseValues, *, split: SplitNetwork | None) -> None:
+        """Remember what `run.json` says of a phase."""
+        self._counts.append(phase.rows.counts)
+        self._notes.append(
+            {
+                "phase": number,
+                "kept": phase.choice.tier,
+                "why": phase.choice.why,
+                "boundary": list(split.names) if split else [PIXELS],
+                "shapes": [list(shape) for shape in split.shapes] if split else [],
+                "views": phase.views,
+            }
+        )
 
 
 def _view_first(reference: Reference) -> tuple[int, int]:

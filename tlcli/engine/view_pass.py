@@ -1,4 +1,4 @@
-"""What a frozen trunk makes of views of images, always in the same way for each of them.
+"""What is made of views of images, always in the same way for each of them.
 
 On the CPU every thread reads and computes small batches with single-threaded operators, whether
 the results are used at once or stored. So a value depends on its image and view alone, to the bit:
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from tlcli.engine.extraction import (
     Features,
-    ImageEmbedder,
+    ViewReader,
     ViewRequest,
     in_order,
     joined,
@@ -38,7 +38,7 @@ class TrunkValues(nn.Module):
 
 @dataclass(frozen=True, kw_only=True)
 class ValueBatch:
-    """What crosses the boundary for some of the requested views."""
+    """What was made of some of the requested views."""
 
     indices: Tensor
     """int64 (B,), which requests."""
@@ -47,7 +47,7 @@ class ValueBatch:
 
 
 @dataclass(kw_only=True)
-class TrunkSeconds:
+class ViewSeconds:
     """Seconds that all threads together spent."""
 
     decode: float = 0.0
@@ -56,21 +56,22 @@ class TrunkSeconds:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrunkPass:
-    """Computes what crosses the boundary for views of image files."""
+class ViewPass:
+    """Makes values of views of image files."""
 
-    embedder: ImageEmbedder
-    """With `TrunkValues` as its extractor."""
+    read: ViewReader
+    compute: Callable[[Tensor], Features]
+    """From pixels, uint8 (B, C, H, W), to values on the CPU by name, each (B, ...)."""
     threads: int
     batch_size: int
     """Images that a thread computes together."""
     check_stop: Callable[[], None]
     """Called between batches; raises `StopRequested` to stop."""
-    seconds: TrunkSeconds = field(default_factory=TrunkSeconds)
+    seconds: ViewSeconds = field(default_factory=ViewSeconds)
     _lock: Lock = field(default_factory=Lock, repr=False)
 
     def values(self, requests: Sequence[ViewRequest]) -> dict[str, Tensor]:
-        """Return float32 values on the CPU by name, (N, ...), in the order of the requests.
+        """Return values by name, (N, ...), in the order of the requests.
 
         Raises:
             DataError: a file cannot be read or decoded.
@@ -97,9 +98,9 @@ class TrunkPass:
 
     def _timed(self, requests: Sequence[ViewRequest]) -> Features:
         started = time.perf_counter()
-        pixels = self.embedder.pixels(requests)
+        pixels = self.read(requests)
         decoded = time.perf_counter()
-        values = self.embedder.features(pixels)
+        values = self.compute(pixels)
         with self._lock:
             self.seconds.decode += decoded - started
             self.seconds.trunk += time.perf_counter() - decoded
