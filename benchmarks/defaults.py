@@ -1,14 +1,17 @@
-"""What to train: the head, the last stage, more stage by stage, or everything, on real photos.
+"""What to train, and on how many views of an image: options compared on real photos.
 
-    python benchmarks/defaults.py DATA WEIGHTS [--sets A,B] [--seeds 3] [--epochs 10]
+    python benchmarks/defaults.py regimes DATA WEIGHTS [--sets A,B] [--seeds 3] [--epochs 10]
+    python benchmarks/defaults.py views DATA WEIGHTS
 
-DATA holds the folders of image sets, WEIGHTS is a file of `timm/tf_efficientnet_lite0`. Every
-regime is trained with every seed by `tlcli finetune` with its defaults; the seed draws the split
-where a set has none, the order, the views and the head. A set without a test part gives up a fifth
-of its images for one, as the part that chose the epoch flatters regimes with more epochs to choose
-from. Runs go to `runs/defaults/SET-REGIME-EPOCHS-SEED-KEY`, where KEY stands for the options, the
-weights, tlcli's version and its defaults, and those that are there are not made again. Printed are
-mean, lowest and highest top-1 of the test part.
+`regimes` trains the head, the last stages, one stage after the other, or everything; `views` shows
+the last two stages 1, 2, 4, 8 random views of every image in turn, or a fresh one in each epoch.
+DATA holds the folders of image sets, WEIGHTS is a file of `timm/tf_efficientnet_lite0`. Every arm
+is trained with every seed by `tlcli finetune` with its defaults; the seed draws the split where a
+set has none, the order and the head. A set without a test part gives up a fifth of its images for
+one, as the part that chose the epoch flatters arms with more epochs to choose from. Runs go to
+`runs/defaults/SET-ARM-EPOCHS-SEED-KEY`, where KEY stands for the options, the weights, tlcli's
+version and its defaults, and those that are there are not made again. Printed are mean, lowest and
+highest top-1 of the test part.
 """
 
 import argparse
@@ -23,26 +26,38 @@ from pathlib import Path
 from tlcli import __version__
 from tlcli.config import FinetuneConfig, options_of
 
-REGIMES = {
+Arms = dict[str, list[str]]
+REGIMES: Arms = {
     "head": ["--unfreeze", "head"],
     "last:1": ["--unfreeze", "last:1"],
     "last:3": ["--unfreeze", "last:3"],
     "gradual": ["--schedule", "gradual:2"],
     "all": ["--unfreeze", "all"],
 }
+TAIL = ["--unfreeze", "last:2"]
 MODEL = "timm/tf_efficientnet_lite0"
 RUNS = Path("runs/defaults")
 
 
-def run(data: Path, weights: Path, *, regime: str, seed: int, epochs: int) -> tuple[float, float]:
+def arms_of(comparison: str, *, epochs: int) -> Arms:
+    """Return the options of each arm by its name."""
+    if comparison == "regimes":
+        return REGIMES
+    views = {"1": 1, "2": 2, "4": 4, "8": 8, "fresh": epochs}
+    return {name: [*TAIL, "--views", str(count)] for name, count in views.items()}
+
+
+def run(
+    data: Path, weights: Path, *, arm: str, chosen: list[str], seed: int, epochs: int
+) -> tuple[float, float]:
     """Train unless that was done; return top-1 and seconds."""
-    options = ["--model", MODEL, *REGIMES[regime], "--seed", str(seed), "--epochs", str(epochs)]
+    options = ["--model", MODEL, *chosen, "--seed", str(seed), "--epochs", str(epochs)]
     if not (data / "test").is_dir():
         options += ["--test-split", "0.2"]
     defaults = options_of(FinetuneConfig())
     key = json.dumps([options, defaults, str(data.resolve()), sha256_of(weights), __version__])
     digest = hashlib.sha256(key.encode()).hexdigest()[:8]
-    output = RUNS / f"{data.name}-{regime.replace(':', '')}-{epochs}-{seed}-{digest}"
+    output = RUNS / f"{data.name}-{arm.replace(':', '')}-{epochs}-{seed}-{digest}"
     record = output / "run.json"
     if not record.exists() or json.loads(record.read_text())["status"] != "finished":
         options += ["--data", str(data), "--weights", str(weights), "--output", str(output)]
@@ -62,25 +77,29 @@ def sha256_of(file: Path) -> str:
 def main() -> None:
     """Print a Markdown table, row by row as it is made."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("comparison", choices=["regimes", "views"])
     parser.add_argument("data", type=Path)
     parser.add_argument("weights", type=Path)
     parser.add_argument("--sets", default="hymenoptera,brain_mri,clothing10")
-    parser.add_argument("--regimes", default=",".join(REGIMES))
+    parser.add_argument("--arms", help="some of them, with commas")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--epochs", type=int, default=10)
     args = parser.parse_args()
-    print("| data | regime | mean top-1 | lowest | highest | seconds per run |")
+    arms = arms_of(args.comparison, epochs=args.epochs)
+    wanted = args.arms.split(",") if args.arms else list(arms)
+    print("| data | arm | mean top-1 | lowest | highest | seconds per run |")
     print("|---|---|---|---|---|---|")
     for name in args.sets.split(","):
-        for regime in args.regimes.split(","):
+        for arm in wanted:
+            common = {"arm": arm, "chosen": arms[arm], "epochs": args.epochs}
             rows = [
-                run(args.data / name, args.weights, regime=regime, seed=seed, epochs=args.epochs)
+                run(args.data / name, args.weights, seed=seed, **common)
                 for seed in range(args.seeds)
             ]
             scores = [score for score, _ in rows]
             seconds = statistics.mean(spent for _, spent in rows)
             print(
-                f"| {name} | {regime} | {statistics.mean(scores):.3f} | {min(scores):.3f} | "
+                f"| {name} | {arm} | {statistics.mean(scores):.3f} | {min(scores):.3f} | "
                 f"{max(scores):.3f} | {seconds:.0f} |",
                 flush=True,
             )
