@@ -106,6 +106,11 @@ def test_run__second_run_computes_nothing_and_is_the_same(
     asked = 4 * 12 + 4 * 9 + 9 + 6
     assert first["hits"] == asked - first["misses"]
     assert (second["misses"], second["hits"], second["bytes"]) == (0, asked, 0)
+    assert min(first["seconds"][name] for name in ("decode", "trunk", "tail", "evaluation")) > 0
+    assert (second["seconds"]["decode"], second["seconds"]["trunk"]) == (0, 0)
+    spent = record_of(tmp_path / "second")["seconds"]
+    assert 0 < second["seconds"]["tail"] < spent["train"]
+    assert 0 < second["seconds"]["evaluation"] < spent["eval"] + spent["final_eval"]
     assert comparable(tmp_path / "first") == comparable(tmp_path / "second")
 
 

@@ -6,6 +6,7 @@ from tlcli.cli import box_options as b
 from tlcli.cli import options as o
 from tlcli.cli import output as out
 from tlcli.cli import training_options as t
+from tlcli.cli import trunk_options as u
 from tlcli.cli.option_files import chosen_options, is_given, is_resumed
 from tlcli.cli.progress import TerminalTalk
 from tlcli.cli.training_output import show_plan, show_training
@@ -14,6 +15,7 @@ from tlcli.config import (
     BoxTrainConfig,
     DetectFinetuneConfig,
     DetectorConfig,
+    ImageCacheConfig,
     OutputConfig,
     RuntimeConfig,
     UnfreezeConfig,
@@ -63,6 +65,8 @@ def detect_finetune(
     amp: o.AmpOpt = RuntimeConfig.amp,
     amp_dtype: o.AmpDtypeOpt = RuntimeConfig.amp_dtype,
     channels_last: o.ChannelsLastOpt = RuntimeConfig.channels_last,
+    image_cache: u.PictureCacheOpt = ImageCacheConfig.image_cache,
+    cache_limit: u.CacheLimitOpt = ImageCacheConfig.cache_limit,
     output: o.OutputOpt = OutputConfig.output,
     overwrite: o.OverwriteOpt = OutputConfig.overwrite,
     resume: o.ResumeOpt = OutputConfig.resume,

@@ -51,6 +51,8 @@ def show_training(summary: Mapping[str, Any], *, as_json: bool) -> None:
         asked = trunk["hits"] + trunk["misses"]
         seconds = trunk["seconds"]["saved"]
         saved = f", which saved about {seconds:.0f} s" if seconds else ""
-        out.line(f"Frozen part: {trunk['hits']:,} of {asked:,} views were there already{saved}.")
+        boundaries = [phase.get("boundary") for phase in trunk["phases"]]
+        what = "Images" if all(names in (None, ["pixels"]) for names in boundaries) else "Frozen part"
+        out.line(f"{what}: {trunk['hits']:,} of {asked:,} views were there already{saved}.")
     out.line(f"Run folder: {summary['run']}")
     out.line(f"Next: tlcli evaluate {shlex.quote(summary['run'])} --data OTHER_IMAGES")

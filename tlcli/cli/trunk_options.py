@@ -3,7 +3,7 @@
 from typing import Annotated
 
 from tlcli import config
-from tlcli.cli.options import option
+from tlcli.cli.options import MACHINE, option
 
 _PANEL = "Frozen part"
 
@@ -23,6 +23,15 @@ ImageCacheOpt = Annotated[
         panel=_PANEL,
         text="Where to keep the pixels of every view where no frozen part is kept, as with "
         "--unfreeze all: pays where reading is slow beside computing, as on a GPU.",
+    ),
+]
+PictureCacheOpt = Annotated[
+    config.ImageCache,
+    option(
+        "--image-cache",
+        panel=MACHINE,
+        text="Where to keep train pictures, decoded and no larger than the detector looks at them: "
+        "pays where reading is slow beside computing, as on a GPU.",
     ),
 ]
 CacheLimitOpt = Annotated[

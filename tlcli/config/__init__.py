@@ -43,5 +43,6 @@ from tlcli.config.training import TrainConfig as TrainConfig
 from tlcli.config.training import TrainMonitor as TrainMonitor
 from tlcli.config.trunk import CacheDtype as CacheDtype
 from tlcli.config.trunk import ImageCache as ImageCache
+from tlcli.config.trunk import ImageCacheConfig as ImageCacheConfig
 from tlcli.config.trunk import TrunkCache as TrunkCache
 from tlcli.config.trunk import TrunkConfig as TrunkConfig

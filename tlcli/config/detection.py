@@ -15,6 +15,7 @@ from tlcli.config.parts import (
     WeightsConfig,
 )
 from tlcli.config.training import BoxTrainConfig
+from tlcli.config.trunk import ImageCacheConfig
 from tlcli.errors import ConfigError
 
 _STRIDES = (2, 4, 8, 16, 32)
@@ -80,6 +81,7 @@ class DetectFinetuneConfig:
     model: DetectorConfig = field(default_factory=DetectorConfig)
     freezing: UnfreezeConfig = field(default_factory=UnfreezeConfig)
     train: BoxTrainConfig = field(default_factory=BoxTrainConfig)
+    cache: ImageCacheConfig = field(default_factory=ImageCacheConfig)
     runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
     output: OutputConfig = field(default_factory=OutputConfig)
 

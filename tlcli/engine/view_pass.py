@@ -15,7 +15,6 @@ from torch import Tensor, nn
 
 from tlcli.engine.extraction import (
     Features,
-    ViewReader,
     ViewRequest,
     in_order,
     joined,
@@ -48,20 +47,28 @@ class ValueBatch:
 
 @dataclass(kw_only=True)
 class ViewSeconds:
-    """Seconds that all threads together spent."""
+    """Where the time goes."""
 
     decode: float = 0.0
+    """Reading files, all threads together."""
     trunk: float = 0.0
+    """Computing values, all threads together."""
     images: int = 0
+    """Read, and computed."""
+    tail: float = 0.0
+    """Steps of training, on values or pixels that are there."""
+    evaluation: float = 0.0
+    """Judging, on values or pixels that are there."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ViewPass:
     """Makes values of views of image files."""
 
-    read: ViewReader
+    read: Callable[[Sequence[ViewRequest]], Tensor]
+    """`ViewReader`, or what else gives a row for each request."""
     compute: Callable[[Tensor], Features]
-    """From pixels, uint8 (B, C, H, W), to values on the CPU by name, each (B, ...)."""
+    """From what was read to values on the CPU by name, each (B, ...)."""
     threads: int
     batch_size: int
     """Images that a thread computes together."""

@@ -19,6 +19,7 @@ from tlcli.data.boxes.box_batches import (
 from tlcli.data.boxes.box_catalog import load_boxes
 from tlcli.data.boxes.box_splits import limit_boxes, read_box_split, split_boxes
 from tlcli.data.boxes.box_table import BoxTable, Repair, check_judgeable, check_trainable
+from tlcli.data.images import Picture
 from tlcli.engine.runtime import Runtime
 from tlcli.errors import DataError
 from tlcli.recipes.bad_images import with_remedy
@@ -174,14 +175,18 @@ class BoxReader:
         return box_samples(self.table, "train", for_training=True)
 
     def training(
-        self, *, augment: BoxAugmentLevel, grad_accum_steps: int
+        self,
+        *,
+        augment: BoxAugmentLevel,
+        grad_accum_steps: int,
+        pictures: Callable[[int], Picture] | None = None,
     ) -> tuple[int, Callable[[int, int], Iterable[list[BoxBatch]]]]:
         """Return the steps of an epoch, and a function from (epoch, steps done) to the others."""
         samples, seed = self.training_samples(), self.runtime.seed
         if crowds := len(self.table.images_of("train")) - len(samples):
             one, many = "train image with crowds only is", "train images with crowds only are"
             self.talk.note(f"{counted(crowds, one, many)} left out of training.")
-        dataset = BoxDataset(samples, augment=augment, seed=seed)
+        dataset = BoxDataset(samples, augment=augment, seed=seed, pictures=pictures)
 
         def references(epoch: int) -> list[list[tuple[int, int]]]:
             """Return which images make each batch of an epoch."""

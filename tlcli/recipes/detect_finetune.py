@@ -9,6 +9,7 @@ from torch import nn
 
 from tlcli.config import DetectFinetuneConfig, options_of
 from tlcli.data.boxes.box_splits import write_box_split
+from tlcli.engine.cpu_memory import available_cores
 from tlcli.engine.detection import DetectionTask
 from tlcli.engine.interrupts import StopRequested, StopSignals
 from tlcli.engine.runtime import describe_environment
@@ -29,6 +30,7 @@ from tlcli.recipes.detection_job import (
 from tlcli.recipes.detection_judging import BoxJudge, judge_boxes
 from tlcli.recipes.finetune_job import first_state
 from tlcli.recipes.image_data import absolute_spec, absolute_weights, write_skipped_paths
+from tlcli.recipes.kept_pictures import KeptPictures, keep_pictures
 from tlcli.recipes.run_records import (
     is_finished,
     keep_time_budget,
@@ -144,7 +146,8 @@ def _train_and_judge(
             threads=detection_threads(None, build=job.detector.build, runtime=job.runtime),
             check_stop=signals.check,
         )
-        training = _training(folder, job, judge=judge, talk=talk)
+        kept = _kept_pictures(job, signals=signals, talk=talk)
+        training = _training(folder, job, judge=judge, pictures=kept, talk=talk)
         history = training.go_on() if is_resumed else training.start()
         try:
             with training.saved_if_stopped(history, signals):
@@ -160,11 +163,15 @@ def _train_and_judge(
             reports = _judge_best(folder, judge, model=training.state.judged)
         except StopRequested as error:
             raise training.interrupted(signals) from error
+        finally:
+            if kept:
+                kept.rows.release()
     record_end(
         folder,
         best=history.best_json(monitor),
         stopped=history.stopped,
         reports=reports,
+        image_cache=kept.record() if kept else None,
         seconds={
             "prepare": job.seconds_prepare,
             "train": history.seconds_train,
@@ -185,11 +192,30 @@ def _judge_best(
     }
 
 
-def _training(folder: RunDirectory, job: DetectionJob, *, judge: BoxJudge, talk: Talk) -> Training:
+def _kept_pictures(job: DetectionJob, *, signals: StopSignals, talk: Talk) -> KeptPictures | None:
+    return keep_pictures(
+        job.reader.training_samples(),
+        root=job.boxes.table.root,
+        config=job.config.cache,
+        build=job.detector.build,
+        threads=job.reader.num_workers or available_cores(),
+        check_stop=signals.check,
+        talk=talk,
+    )
+
+
+def _training(
+    folder: RunDirectory,
+    job: DetectionJob,
+    *,
+    judge: BoxJudge,
+    pictures: KeptPictures | None,
+    talk: Talk,
+) -> Training:
     """Put the model, the optimizer and the data together."""
     train = job.config.train
     steps_per_epoch, train_steps = job.reader.training(
-        augment=train.augment, grad_accum_steps=train.grad_accum_steps
+        augment=train.augment, grad_accum_steps=train.grad_accum_steps, pictures=pictures
     )
     state = first_state(
         job.model, job.plan, train=train, runtime=job.runtime, steps_per_epoch=steps_per_epoch

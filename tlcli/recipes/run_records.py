@@ -147,6 +147,7 @@ def record_end(
     reports: Mapping[str, EvalReport],
     seconds: Mapping[str, float],
     trunk_cache: Mapping[str, Any] | None = None,
+    image_cache: Mapping[str, Any] | None = None,
 ) -> None:
     """Write what came out, why training stopped before its last epoch, and how long it took."""
     folder.update(
@@ -154,5 +155,6 @@ def record_end(
         stopped=stopped,
         results={split: report.summary() for split, report in reports.items()},
         trunk_cache=trunk_cache or {"hits": 0, "misses": 0, "bytes": 0},
+        **({"image_cache": image_cache} if image_cache else {}),
         seconds={**seconds, "total": sum(seconds.values())},
     )

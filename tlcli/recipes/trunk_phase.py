@@ -23,17 +23,12 @@ from tlcli.models.folding import fold_batch_norms
 from tlcli.models.pooling import layout_of
 from tlcli.models.staged import StagedModel
 from tlcli.recipes.finetune_job import Job
+from tlcli.recipes.row_tiers import rows_in_tier
 from tlcli.recipes.talk import Talk
 from tlcli.recipes.trunk_choice import Choice, Demand, choose_tier, storage_dtype, views_of
 from tlcli.recipes.trunk_places import PIXELS
-from tlcli.recipes.trunk_rows import (
-    FreshRows,
-    KeptRows,
-    StoredTrunkRows,
-    TrunkRows,
-    Views,
-)
-from tlcli.recipes.trunk_store import key_of_pixels, key_of_trunk, open_store, room_for
+from tlcli.recipes.trunk_rows import TrunkRows, Views
+from tlcli.recipes.trunk_store import key_of_pixels, key_of_trunk, room_for
 from tlcli.recipes.trunk_views import RunViews
 
 _CPU_BATCH = 8
@@ -208,22 +203,17 @@ class PhaseStart:
         wanted = self._all_views(demand.views) if asked in ("auto", "disk") else []
         room = room_for(key, views=wanted, row_bytes=demand.row_bytes, limit=limit, option=option)
         choice = choose_tier(asked, demand=demand, fits=room.is_enough, limit=options.cache_limit)
-        if choice.tier == "off":
-            return choice, FreshRows(source=source)
-        if choice.tier == "ram":
-            rows = KeptRows(
-                source=source, dtype=dtype, most_bytes=limit, option=option, talk=self.talk
-            )
-            return choice, rows
-        store, end_use = open_store(key, room=room, limit=limit, talk=self.talk)
-        return choice, StoredTrunkRows(
+        rows = rows_in_tier(
+            choice.tier,
             source=source,
-            store=store,
-            end_use=end_use,
+            key=key,
+            room=room,
             dtype=dtype,
             row_bytes=demand.row_bytes,
+            limit=limit,
             talk=self.talk,
         )
+        return choice, rows
 
     def _all_views(self, views: int) -> list[Views]:
         """Return all views that a phase keeps."""

@@ -75,6 +75,22 @@ def key_of_pixels(preprocessing: Preprocessing) -> dict[str, Any]:
     }
 
 
+def key_of_pictures(*, shortest: int, longest: int) -> dict[str, Any]:
+    """Return all that decides the rows of whole pictures, but for the picture.
+
+    Args:
+        shortest: Pixels of the short side at most.
+        longest: Pixels of the long side at most.
+    """
+    return {
+        "format": _FORMAT,
+        "model": PIXELS,
+        "sides": [shortest, longest],
+        "decoder": _DECODER,
+        "dtype": "uint8",
+    }
+
+
 @dataclass(frozen=True, kw_only=True)
 class Room:
     """What a store will be written, and whether there is room for it."""

@@ -1,8 +1,9 @@
 """A training whose frozen part is computed apart: once per view and kept, or whenever needed."""
 
-from collections.abc import Callable, Iterator, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict
-from typing import Any
+from typing import Any, Literal, TypeVar
 
 import torch
 
@@ -25,6 +26,8 @@ from tlcli.recipes.trunk_phase import PhaseStart, PhaseValues
 from tlcli.recipes.trunk_places import PIXELS
 from tlcli.recipes.trunk_rows import RowCounts, Views
 from tlcli.recipes.trunk_views import RunViews
+
+B = TypeVar("B")
 
 _KEPT = {"off": "not kept", "ram": "kept in memory", "disk": "kept on disk"}
 
@@ -101,7 +104,7 @@ class TrunkTraining:
                 views=self._job.config.trunk.views or 0,
                 view_seed=self._images.seed,
             )
-            yield from steps_of_images(epoch, done)
+            yield from self._timed(steps_of_images(epoch, done), "tail")
             return
         batches = self._job.reader.train_references(
             epoch, is_balanced=is_balanced, views=phase.views
@@ -116,20 +119,21 @@ class TrunkTraining:
             label=f"epoch {epoch + 1}",
             num_images=sum(map(len, left)),
         )
-        yield from in_groups(tracked, size=train.grad_accum_steps)
+        yield from self._timed(in_groups(tracked, size=train.grad_accum_steps), "tail")
 
     def evaluation(self, split: str) -> Iterator[ImageBatch]:
         """Yield every image of a split once, in the order of its rows."""
         phase = self._enter()
         if phase is None:
-            yield from self._job.reader.evaluation(split)
+            yield from self._timed(self._job.reader.evaluation(split), "evaluation")
             return
         views = self._images.plain(split)
         with with_remedy():
             phase.rows.prepare(views, label=f"{split}: {self._what(phase)}")
-        yield from self._talk.track(
+        tracked = self._talk.track(
             self._ordered_batches(phase, split, views), label=split, num_images=len(views)
         )
+        yield from self._timed(tracked, "evaluation")
 
     def close(self) -> None:
         """Let go of the values of the present phase; they can be asked for again."""
@@ -140,7 +144,8 @@ class TrunkTraining:
     def record(self) -> dict[str, Any]:
         """Return `trunk_cache` of `run.json`: what this sitting kept and why, and what it cost.
 
-        Seconds of decoding and of trunks are those of all threads together.
+        Seconds of decoding and of trunks are those of all threads together, and nought where the
+        whole network is shown files.
         """
         threads, computed = self._images.threads, self._seconds
         hits = sum(counts.hits for counts in self._counts)
@@ -152,6 +157,14 @@ class TrunkTraining:
             "seconds": {**asdict(computed), "saved": hits * per_view},
             "phases": self._notes,
         }
+
+    def _timed(self, batches: Iterable[B], what: Literal["tail", "evaluation"]) -> Iterator[B]:
+        """Yield batches, and add up how long what takes them works on each."""
+        for batch in batches:
+            started = time.perf_counter()
+            yield batch
+            spent = getattr(self._seconds, what) + time.perf_counter() - started
+            setattr(self._seconds, what, spent)
 
     def _train_batches(
         self, phase: PhaseValues, batches: Sequence[list[Reference]]

@@ -1,6 +1,6 @@
 """Batches of images with their boxes, similar shapes together, whatever the number of workers."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -14,7 +14,7 @@ from torch.utils.data import Dataset
 from tlcli.data.augment import view_generator
 from tlcli.data.boxes.box_augment import BoxAugmentLevel, augment_boxes
 from tlcli.data.boxes.box_table import BoxTable
-from tlcli.data.images import read_image
+from tlcli.data.images import Picture, read_image
 from tlcli.data.loaders import Reference, read_batches
 from tlcli.data.transforms import to_pixels
 from tlcli.errors import DataError
@@ -107,12 +107,20 @@ class BoxDataset(Dataset["LoadedImage | DataError"]):
         samples: N of them.
         augment: How strongly the views differ from the picture.
         seed: Of the random views.
+        pictures: From the place of a sample to its picture, where they are kept; else files are
+            read.
     """
 
     def __init__(
-        self, samples: Sequence[BoxSample], *, augment: BoxAugmentLevel = "none", seed: int = 0
+        self,
+        samples: Sequence[BoxSample],
+        *,
+        augment: BoxAugmentLevel = "none",
+        seed: int = 0,
+        pictures: Callable[[int], Picture] | None = None,
     ) -> None:
         self.samples = samples
+        self._pictures = pictures
         self._augment = augment
         self._seed = seed
 
@@ -124,7 +132,10 @@ class BoxDataset(Dataset["LoadedImage | DataError"]):
         index, view = reference
         sample = self.samples[index]
         try:
-            picture = read_image(sample.path, upright=sample.is_upright)
+            if self._pictures is not None:
+                picture = self._pictures(index)
+            else:
+                picture = read_image(sample.path, upright=sample.is_upright)
         except DataError as error:
             return error
         boxes, labels = _in_picture(sample, size=picture.image.size)

@@ -1,0 +1,54 @@
+"""Rows that are kept where the user wants them."""
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import torch
+
+from tlcli.engine.view_pass import ViewPass
+from tlcli.recipes.talk import Talk
+from tlcli.recipes.trunk_rows import FreshRows, KeptRows, StoredTrunkRows, TrunkRows
+from tlcli.recipes.trunk_store import Room, open_store
+
+
+def rows_in_tier(
+    tier: Literal["off", "ram", "disk"],
+    *,
+    source: ViewPass,
+    key: Mapping[str, Any],
+    room: Room,
+    dtype: torch.dtype,
+    row_bytes: int,
+    limit: int,
+    talk: Talk,
+) -> TrunkRows:
+    """Return rows that are computed whenever needed, kept in memory, or kept in a store.
+
+    Args:
+        tier: Where.
+        source: Computes them.
+        key: Of the store.
+        room: That they need; its option is named in messages.
+        dtype: In which they are kept.
+        row_bytes: Of one row.
+        limit: Bytes that all stores, or those in memory, may take.
+        talk: Is told of what is computed and of stores that were deleted.
+
+    Raises:
+        ConfigError: If there is no room in the store.
+        MachineError: If the folder cannot be written to.
+    """
+    if tier == "off":
+        return FreshRows(source=source)
+    if tier == "ram":
+        option = room.option
+        return KeptRows(source=source, dtype=dtype, most_bytes=limit, option=option, talk=talk)
+    store, end_use = open_store(key, room=room, limit=limit, talk=talk)
+    return StoredTrunkRows(
+        source=source,
+        store=store,
+        end_use=end_use,
+        dtype=dtype,
+        row_bytes=row_bytes,
+        talk=talk,
+    )
