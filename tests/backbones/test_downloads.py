@@ -17,6 +17,7 @@ import torchvision.models
 
 from tlcli.backbones import downloads
 from tlcli.backbones.downloads import (
+    _url_cache_path,
     cached_hub_file,
     cached_url_file,
     download_hub_file,
@@ -166,6 +167,28 @@ def test_sha_prefix_of__agrees_with_torch_hub_for_all_torchvision_weights() -> N
     for url in urls:
         found = torch.hub.HASH_REGEX.search(url.rsplit("/", 1)[1])
         assert sha_prefix_of(url) == (found.group(1) if found else None)
+
+
+@pytest.mark.parametrize(
+    "variables",
+    [
+        {"TORCH_HOME": "/a/torch"},
+        {"TORCH_HOME": "~/t"},
+        {"XDG_CACHE_HOME": "/x"},
+        {"XDG_CACHE_HOME": "~/x", "TORCH_HOME": "/y"},
+        {},
+    ],
+)
+def test_url_cache_path__is_torch_hubs(
+    monkeypatch: pytest.MonkeyPatch, variables: dict[str, str]
+) -> None:
+    for name in ("TORCH_HOME", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(torch.hub, "_hub_dir", None)
+    expected = Path(torch.hub.get_dir()) / "checkpoints" / "a-12345678.pth"
+    assert _url_cache_path("https://h/x/a-12345678.pth?download=1") == expected
 
 
 def test_cached_url_file__where_torch_hub_stores_it(no_sockets: None) -> None:

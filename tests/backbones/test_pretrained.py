@@ -156,7 +156,9 @@ def test_create_backbone__none_is_random() -> None:
 
 
 def test_create_backbone__unknown_tag_in_the_name_without_weights() -> None:
-    with pytest.raises(ModelError, match=r"^timm/resnet18 has no weights called 'bogus'\.$"):
+    with pytest.raises(
+        ModelError, match=r"^timm/resnet18 has no weights called 'bogus'\. There are: .*a1_in1k"
+    ):
         create_backbone("timm/resnet18.bogus", weights="none")
 
 

@@ -431,3 +431,13 @@ def test_load_network__weights_without_one_tensor(run: Path) -> None:
     save_file(tensors, path)
     with pytest.raises(WeightsError, match=r"bn1\.running_mean"):
         load_network(run)
+
+
+def test_load_network__values_that_are_no_numbers(tmp_path: Path) -> None:
+    network, description = trained("timm/test_efficientnet", head=HeadSpec())
+    network.state_dict()["conv_stem.weight"].flatten()[:3] = float("nan")
+    save(tmp_path, network, description)
+    with pytest.raises(
+        WeightsError, match=r"safetensors cannot be used.*'conv_stem\.weight' \(3 of [\d,]+ val"
+    ):
+        load_network(tmp_path)

@@ -1,15 +1,17 @@
 """How pretrained weights come to this machine, in the caches that the two libraries share.
 
 `cached_*` only look at the disk and never open a socket; `download_*` fail within seconds where
-there is no network.
+there is no network. torch is loaded for a download from a URL alone, so that listings are quick.
 """
 
 import errno
+import os
 import re
 import socket
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from http.client import HTTPException
 from pathlib import Path, PurePosixPath
 from urllib.error import HTTPError, URLError
@@ -17,7 +19,6 @@ from urllib.parse import urlsplit
 from urllib.request import Request, urlopen
 
 import huggingface_hub
-import torch.hub
 from huggingface_hub.errors import (
     EntryNotFoundError,
     GatedRepoError,
@@ -47,6 +48,23 @@ _HUB_FAILURES: tuple[type[BaseException], ...] = (
 )
 
 
+@dataclass(frozen=True, kw_only=True)
+class PublishedFile:
+    """Where the libraries get a file of published weights from, and keep it."""
+
+    repo_id: str | None = None
+    """Of the Hugging Face hub."""
+    filename: str | None = None
+    """In that repository; None is one of `HUB_FILENAMES`."""
+    url: str | None = None
+
+
+def cached_file(file: PublishedFile) -> Path | None:
+    """Return a published file if this machine has it; opens no socket."""
+    found = cached_hub_file(file.repo_id, file.filename) if file.repo_id else None
+    return found or (cached_url_file(file.url) if file.url else None)
+
+
 def sha_prefix_of(url: str) -> str | None:
     """Return the first digits of the SHA-256 that a file name promises, None if it has none.
 
@@ -74,6 +92,8 @@ def download_url(url: str) -> Path:
     path = _url_cache_path(url)
     if path.is_file():
         return path
+    import torch.hub
+
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         _check_answers(url)
@@ -135,7 +155,10 @@ def _file_name(url: str) -> str:
 
 
 def _url_cache_path(url: str) -> Path:
-    return Path(torch.hub.get_dir()) / "checkpoints" / _file_name(url)
+    """Return where torch.hub keeps a file, found as `torch.hub.get_dir` does."""
+    caches = os.environ.get("XDG_CACHE_HOME", "~/.cache")
+    home = Path(os.environ.get("TORCH_HOME", f"{caches}/torch")).expanduser()
+    return home / "hub" / "checkpoints" / _file_name(url)
 
 
 def _hub_cache() -> Path:

@@ -8,12 +8,15 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from torch import Tensor
-
-from tlcli.backbones.weight_files import WeightFile, read_state_dict
 from tlcli.errors import WeightsError
 from tlcli.results.counted import counted
+
+if TYPE_CHECKING:  # looking for packages loads no torch
+    from torch import Tensor
+
+    from tlcli.backbones.weight_files import WeightFile
 
 # Blocks per stage of EfficientNet-B0 and Lite0: Tan & Le 2019 (arXiv:1905.11946), table 1.
 _STAGE_LENGTHS = (1, 2, 2, 3, 3, 4, 1)
@@ -105,7 +108,7 @@ def find(model: str, *, tag: str | None = None) -> Path | None:
     return next((path for path in paths if path.is_file()), None)
 
 
-def read(model: str, *, tag: str | None = None) -> WeightFile | None:
+def read(model: str, *, tag: str | None = None) -> "WeightFile | None":
     """Read an installed package's weights with the model's own keys, None if there are none.
 
     Args:
@@ -115,6 +118,8 @@ def read(model: str, *, tag: str | None = None) -> WeightFile | None:
     Raises:
         WeightsError: If the package's file is damaged or another one than expected.
     """
+    from tlcli.backbones.weight_files import read_state_dict
+
     path = find(model, tag=tag)
     if path is None:
         return None
@@ -125,7 +130,7 @@ def read(model: str, *, tag: str | None = None) -> WeightFile | None:
     return replace(weights, tensors=tensors, remarks=(*weights.remarks, remark))
 
 
-def convert(model: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def convert(model: str, tensors: "Mapping[str, Tensor]") -> "dict[str, Tensor]":
     """Rename the keys of a package's file to the model's own; the tensors stay as they are.
 
     Args:

@@ -10,6 +10,7 @@ from torch import nn
 from tlcli.backbones import installed_weights, weight_files
 from tlcli.backbones.building import build_for_images
 from tlcli.backbones.catalog import SOURCES, BackboneName, list_backbones, parse_backbone_name
+from tlcli.backbones.finite_weights import check_finite
 from tlcli.backbones.input_channels import adaptation_remark, adapted_input
 from tlcli.backbones.key_prefixes import below_best_prefix
 from tlcli.backbones.protocol import Backbone, BackboneSource, LoadedWeights, head_width
@@ -304,6 +305,7 @@ def _from_file(
     heads = source.head_names(pattern)
     below, unwrapped = below_best_prefix(file.tensors, wanted=pattern.state_dict().keys())
     tensors = source.current_keys(name.architecture, below)
+    check_finite(tensors, origin=str(path))  # before values are mixed for another size
     num_classes = weight_files.head_classes(tensors, heads[0])
     network = build_for_images(
         name,

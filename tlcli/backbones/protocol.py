@@ -7,6 +7,7 @@ from typing import Any, Protocol
 
 from torch import Tensor, nn
 
+from tlcli.backbones.downloads import PublishedFile
 from tlcli.backbones.stages import Stage
 from tlcli.data.preprocessing import RGB_CHANNELS, Preprocessing
 
@@ -148,6 +149,9 @@ class BackboneSource(Protocol):
 
     def class_names(self, name: str, *, tag: str) -> tuple[str, ...]:
         """Return what the outputs of the published head mean, or nothing if unknown."""
+
+    def published_file(self, name: str, *, tag: str) -> PublishedFile:
+        """Return where the file of a tag comes from."""
 
     def cached_weights(self, name: str, *, tag: str) -> Path | None:
         """Return the file of a tag if this machine has it; opens no socket."""

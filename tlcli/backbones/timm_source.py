@@ -17,6 +17,7 @@ from timm.models import PretrainedCfg
 from torch import Tensor, nn
 
 from tlcli.backbones import downloads, imagenet, timm_published
+from tlcli.backbones.finite_weights import check_finite
 from tlcli.backbones.input_channels import for_channels
 from tlcli.backbones.pretraining import pretraining_of
 from tlcli.backbones.protocol import PublishedFacts, WeightTag
@@ -107,6 +108,7 @@ class TimmSource:
                 f"({type(error).__name__}: {reason}). "
                 "Delete the file and run again to fetch it anew."
             ) from error
+        check_finite(network.state_dict(), origin=str(path))
         return network
 
     def current_keys(self, name: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -127,7 +129,14 @@ class TimmSource:
             raise ModelError(
                 f"timm does not say which layer of {type(network).__name__} is its head."
             )
-        return (names,) if isinstance(names, str) else tuple(names)
+        heads = (names,) if isinstance(names, str) else tuple(names)
+        modules = {name for name, _ in network.named_modules()}
+        if absent := [head for head in heads if head not in modules]:
+            raise ModelError(
+                f"timm says that the head of {type(network).__name__} is '{absent[0]}', but it has "
+                "no such layer: it gives features only, and cannot be fine-tuned by its head."
+            )
+        return heads
 
     def preprocessing(
         self,
@@ -168,14 +177,18 @@ class TimmSource:
         subset = infer_imagenet_subset(self._config(name, tag).to_dict())
         return imagenet.synsets(subset) if subset else ()
 
+    def published_file(self, name: str, *, tag: str) -> downloads.PublishedFile:
+        """Return where the file of a tag comes from: the hub first, then a URL."""
+        config = self._config(name, tag)
+        return downloads.PublishedFile(
+            repo_id=_repository(config) if config.hf_hub_id else None,
+            filename=config.hf_hub_filename,
+            url=config.url or None,
+        )
+
     def cached_weights(self, name: str, *, tag: str) -> Path | None:
         """Return the file of a tag from the hub's cache or torch.hub's folder if it is there."""
-        config = self._config(name, tag)
-        if config.hf_hub_id:
-            found = downloads.cached_hub_file(_repository(config), filename=config.hf_hub_filename)
-            if found:
-                return found
-        return downloads.cached_url_file(config.url) if config.url else None
+        return downloads.cached_file(self.published_file(name, tag=tag))
 
     def download_weights(self, name: str, *, tag: str) -> Path:
         """Fetch the file of a tag from the Hugging Face hub, or from its URL."""
@@ -190,7 +203,10 @@ class TimmSource:
         try:
             return timm.models.get_pretrained_cfg(_full_name(name, tag), allow_unregistered=False)
         except RuntimeError as error:
-            raise ModelError(f"timm/{name} has no weights called '{tag}'.") from error
+            known = ", ".join(_published().get(name, ())) or "none"
+            raise ModelError(
+                f"timm/{name} has no weights called '{tag}'. There are: {known}."
+            ) from error
 
 
 @cache

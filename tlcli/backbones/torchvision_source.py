@@ -157,9 +157,13 @@ class TorchvisionSource:
         num_outputs = len(self._entry(name, tag).meta["categories"])
         return imagenet.synsets("imagenet-1k") if num_outputs == 1000 else ()
 
+    def published_file(self, name: str, *, tag: str) -> downloads.PublishedFile:
+        """Return where the file of a tag comes from."""
+        return downloads.PublishedFile(url=self._entry(name, tag).url)
+
     def cached_weights(self, name: str, *, tag: str) -> Path | None:
         """Return the file of a tag from torch.hub's folder if it is there."""
-        return downloads.cached_url_file(self._entry(name, tag).url)
+        return downloads.cached_file(self.published_file(name, tag=tag))
 
     def download_weights(self, name: str, *, tag: str) -> Path:
         """Fetch the file of a tag into torch.hub's folder, its hash checked."""
@@ -170,7 +174,10 @@ class TorchvisionSource:
         try:
             return enum[tag or "DEFAULT"]
         except KeyError as error:
-            raise ModelError(f"torchvision/{name} has no weights called '{tag}'.") from error
+            known = ", ".join(entry.name for entry in enum)
+            raise ModelError(
+                f"torchvision/{name} has no weights called '{tag}'. There are: {known}."
+            ) from error
 
 
 def _tag(entry: WeightsEnum) -> WeightTag:

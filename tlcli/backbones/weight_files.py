@@ -16,6 +16,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
+from tlcli.backbones.finite_weights import check_finite
 from tlcli.errors import WeightsError
 from tlcli.results.counted import counted
 
@@ -173,13 +174,16 @@ def load_state(
         Which keys were copied and which were not.
 
     Raises:
-        WeightsError: If the body does not fit; the module is then unchanged.
+        WeightsError: If the body does not fit, or holds NaN or infinity; the module is then
+            unchanged.
     """
     report = compare_keys(module, tensors, head_names=head_names)
     _check_body(report, head_names=head_names, origin=origin)
-    _check_kinds(module, {key: tensors[key] for key in report.matched}, origin=origin)
+    matched = {key: tensors[key] for key in report.matched}
+    _check_kinds(module, matched, origin=origin)
+    check_finite(matched, origin=origin)
     state = module.state_dict()  # keeps the version of each module, which MNASNet asks for
-    state.update((key, tensors[key]) for key in report.matched)
+    state.update(matched)
     module.load_state_dict(state)
     return report
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from tlcli.backbones.stages import HEAD
 from tlcli.errors import ConfigError
+from tlcli.results.counted import counted
 
 ALL = "all"
 
@@ -54,8 +55,8 @@ def parse_schedule(text: str, *, stages: Sequence[str], epochs: int) -> tuple[Ph
         new = set(_select(patterns, stages=stages, option="--schedule"))
         if phases and new <= trained:
             raise ConfigError(
-                f"--schedule '{text}': '{','.join(patterns)}' after {start} epochs opens "
-                "nothing new."
+                f"--schedule '{text}': '{','.join(patterns)}' after "
+                f"{counted(start, 'epoch')} opens nothing new."
             )
         trained |= new
         phases.append(Phase(start=start, trained=_in_order(trained, stages)))

@@ -161,9 +161,14 @@ def coco_names(name: str) -> tuple[str, ...]:
     return tuple(_entry(name, tags(name)[0]).meta["categories"][1:])
 
 
+def published_file(name: str, tag: str) -> downloads.PublishedFile:
+    """Return where published weights come from."""
+    return downloads.PublishedFile(url=_entry(name, tag).url)
+
+
 def find_file(name: str, tag: str) -> Path | None:
     """Return the file of published weights if this machine has it; opens no socket."""
-    return downloads.cached_url_file(_entry(name, tag).url)
+    return downloads.cached_file(published_file(name, tag))
 
 
 def fetch_file(name: str, tag: str, *, offline: bool) -> Path:
