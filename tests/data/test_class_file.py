@@ -37,6 +37,7 @@ def test_read_class_file__names_renames_and_quotes(tmp_path: Path) -> None:
         ("", r"classes\.txt names no class; write one per line"),
         ("\n , \n", "names no class"),
         ("a\nb,c,d\n", "line 2: write 'name' or 'old,new', not 'b,c,d'"),
+        ("# a, b, c\n", "line 1: write .* double quotes. A line with '#' is a class too: take"),
         ("a\n\nb,\n", "line 3: write 'name' or 'old,new', not 'b,'"),
         ("a\nb,c\na,d\n", "line 3: 'a' stands there twice"),
         ('"a\nb', r"Cannot read --classes .*classes\.txt: unexpected end of data"),
@@ -75,6 +76,19 @@ def test_choose_classes__several_become_one(table: ImageTable) -> None:
     assert (labels["dog/3.png"], labels["bee/0.png"]) == ("pet", "insect")
 
 
+def test_choose_classes__all_become_one(table: ImageTable) -> None:
+    pairs = [ClassName(name, "pet") for name in ("cat", "dog")]
+    with pytest.raises(DataError, match="--classes leaves one class only, 'pet'"):
+        choose_classes(table, pairs)
+
+
+def test_choose_classes__a_class_may_begin_like_a_comment(tmp_path: Path, write_images) -> None:
+    names = [f"{name}/{i}.png" for name in ("#1", "b") for i in range(2)]
+    table = read_class_folders(write_images(tmp_path / "set", names))
+    chosen = choose_classes(table, read_class_file(write(tmp_path, "b\n#1,one\n")))
+    assert chosen.classes == ("b", "one")
+
+
 def test_choose_classes__names_may_change_places(table: ImageTable) -> None:
     chosen = choose_classes(table, [ClassName("ant", "dog"), ClassName("dog", "ant")])
     assert chosen.counts() == {"unsplit": {"dog": 3, "ant": 4}}
@@ -85,7 +99,8 @@ def test_choose_classes__names_may_change_places(table: ImageTable) -> None:
     [
         (["ant", "bea"], r"names 'bea', which .* does not have\. Did you mean 'bee' for 'bea'\?"),
         (["x1", "x2"], r"names 'x1', 'x2', which .* It has 'ant', 'bee', 'cat', 'dog'\."),
-        (["ant"], "has one class only, 'ant'"),
+        (["ant"], r"--classes leaves one class only, 'ant': .* has 'ant', 'bee', 'cat', 'dog'\."),
+        (["ant", "# my pets"], r"names '# my pets', .* A line with '#' is a class too: take com"),
     ],
 )
 def test_choose_classes__refuses(table: ImageTable, names: list[str], message: str) -> None:

@@ -5,10 +5,9 @@ import os
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import pytest
 
-from tlcli.data.content_ids import content_ids, count_copies, view_ids
+from tlcli.data.content_ids import content_ids, equal_rows, view_ids
 from tlcli.errors import DataError
 
 
@@ -54,8 +53,7 @@ def test_view_ids__differ_by_level_seed_and_view(tmp_path: Path) -> None:
     assert len(rows | {row.tobytes() for row in ids}) == 10
 
 
-def test_count_copies() -> None:
-    ids = np.repeat(np.arange(4, dtype=np.uint8)[:, None], 32, axis=1)[[0, 0, 0, 1, 2, 2, 3]]
-    splits = ["train", "train", "val", "train", "train", "train", "test"]
-    assert count_copies(ids, splits=pd.Series(splits)) == (3, 1)
-    assert count_copies(ids[:0], splits=pd.Series([], dtype="str")) == (0, 0)
+def test_equal_rows() -> None:
+    ids = np.repeat(np.arange(4, dtype=np.uint8)[:, None], 32, axis=1)[[3, 0, 1, 0, 2, 2, 0]]
+    assert equal_rows(ids) == [[1, 3, 6], [4, 5]]
+    assert equal_rows(ids[:3]) == equal_rows(ids[:0]) == []

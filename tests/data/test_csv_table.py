@@ -80,20 +80,23 @@ def test_read_csv_table__parquet_with_numbers_and_gaps(folder: Path) -> None:
     [
         ("file,label\nimg/0.png,a\n", r"no column 'path'; .* it has 'file', 'label'"),
         ("img/0.png,a\nimg/1.png,b\n", r"no column 'path'; its first line must name"),
-        ("", r"Cannot read .*table\.csv as a table: No columns"),
+        ("", r"table\.csv is empty; its first line must name the columns path,label"),
+        ("\n \n\n", r"table\.csv is empty; "),
+        ("path,label,label\nimg/0.png,a,b\n", r"names the column 'label' twice in its first line"),
+        ("path,x,x,label, x,x\nimg/0.png,1,2,a,3,4\n", r"'x' 3 times .* name of its own, or take"),
         ("path,label\nimg/0.png,a\nimg/1.png,b,c,d\n", r"Cannot read .* as a table: .*line 3"),
         ("path,label\nimg/0.png,a\nimg/1.png,\n", "1 row with an empty label.*data row 2"),
         ("path,label\nimg/0.png,a\nimg/1.png\n", "1 row with an empty label.*data row 2"),
         ("path,label\n,a\nimg/1.png,b\n", "1 row with an empty path.*data row 1"),
         (
             "path,label,split\nimg/0.png,a,train\nimg/1.png,b,holdout\nimg/2.png,b,\n",
-            "rows with the split '', 'holdout'; use train, val or test",
+            "2 rows with the split '', 'holdout', the first is data row 2; use train, val or test",
         ),
         (
             "path,label\nimg/0.png,a\n" + "".join(f"no{i}.png,b\n" for i in range(5)),
             r"5 of the 6 files in .* do not exist: 'no0.png', 'no1.png', 'no2.png' and 2 more",
         ),
-        ("path,label\nimg,a\nimg/1.png,b\n", "1 of the 2 files in .* do not exist: 'img'"),
+        ("path,label\nimg,a\nimg/1.png,b\n", "1 of the 2 files in .* does not exist: 'img'"),
         (
             "path,label\nimg/0.png,a\n./img/0.png,b\nimg/1.png,b\n",
             "gives 1 image more than one label: 'img/0.png'",
@@ -156,11 +159,57 @@ def test_read_csv_table__refuses_compound_cells(
         read_csv_table(folder / "table.parquet")
 
 
-def test_read_csv_table__not_text(folder: Path) -> None:
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"path,label\nimg/\xff\xfe.png,a\n", "the byte 0xff in line 2 is no .*WINDOWS-1252"),
+        ("path,label\r\na,b\r\nc,Bär\r\n".encode("latin-1"), "the byte 0xe4 in line 3 is no"),
+        (
+            b"path,label\n" + b"x,y\n" * 300_000 + b"caf\xe9,z\n",
+            "the byte 0xe9 in line 300002 is no",
+        ),
+        ("path,label\na,b\n".encode("utf-16"), "the byte 0x(ff|fe) in line 1 is no .*UTF-16"),
+    ],
+    ids=["first_row", "latin", "far_behind", "utf_16"],
+)
+def test_read_csv_table__not_utf8(folder: Path, content: bytes, message: str) -> None:
     path = folder / "table.csv"
-    path.write_bytes(b"path,label\nimg/\xff\xfe.png,a\n")
-    with pytest.raises(DataError, match=r"Cannot read .*table\.csv as a table: .*utf-8"):
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=rf"table\.csv is not UTF-8: {message}"):
         read_csv_table(path)
+
+
+@pytest.mark.parametrize("name", ["table.csv", "table.tsv"])
+def test_read_csv_table__columns_without_a_name_are_not_the_same(folder: Path, name: str) -> None:
+    mark = "\t" if name.endswith("tsv") else ","
+    text = "path,label,,\nimg/0.png,a,,\nimg/1.png,b,,\n".replace(",", mark)
+    assert read_csv_table(write(folder, text, name)).classes == ("a", "b")
+    with pytest.raises(DataError, match="names the column 'label' twice"):
+        read_csv_table(write(folder, f"label{mark}path{mark}label\n", name))
+
+
+@pytest.mark.parametrize(
+    ("labels", "told"),
+    [
+        (["cat|dog", "dog"], "1 label has '|' in the name, such as 'cat|dog'; each is one class"),
+        (["a;b", "b;c", "x"], "2 labels have ';' in the name, such as 'a;b'"),
+        (["n01|tench", "n02|goldfish"], None),
+        (["tench, Tinca", "tench, other"], None),
+        (["a|", "b|"], None),
+    ],
+)
+def test_read_csv_table__labels_that_look_like_several(
+    folder: Path, labels: list[str], told: str | None
+) -> None:
+    rows = "".join(f'img/{i}.png,"{label}"\n' for i, label in enumerate(labels))
+    table = read_csv_table(write(folder, f"path,label\n{rows}"))
+    if told is None:
+        assert table.notes == ()
+    else:
+        (note,) = table.notes
+        assert note.startswith(f"table.csv: {told}")
+        other = "" if "|" in labels[0] else " --label-separator ';'"
+        assert note.endswith(f"may have several, use `finetune --multi-label{other}`.")
 
 
 def test_read_csv_table__repeated_rows_and_other_columns_are_told(folder: Path) -> None:

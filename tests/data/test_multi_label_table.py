@@ -210,6 +210,19 @@ def test_make_table__what_train_lacks_is_told() -> None:
         make_table(items, spec="s", root=Path("/r"), classes="ab", is_multi_label=True)
 
 
+def test_make_table__classes_that_every_train_image_has_are_told() -> None:
+    rows = [("0", "a|b", "train", ""), ("1", "a|c", "train", ""), ("2", "b", "val", "")]
+    items = pd.DataFrame(rows, columns=["path", "label", "split", "group"])
+    table = make_table(items, spec="s", root=Path("/r"), classes="abc", is_multi_label=True)
+    told = "every train image has 1 class: 'a'. Nothing is there to tell such a class by"
+    assert [remark.startswith(told) for remark in table.remarks].count(True) == 1
+
+    rows[1] = ("1", "c", "train", "")
+    items = pd.DataFrame(rows, columns=["path", "label", "split", "group"])
+    table = make_table(items, spec="s", root=Path("/r"), classes="abc", is_multi_label=True)
+    assert not any(remark.startswith("every") for remark in table.remarks)
+
+
 def test_choose_classes__all_images_stay(folder: Path) -> None:
     table = read(folder, TEXT)
     chosen = [ClassName("dog", "pet"), ClassName("cat", "pet")]
@@ -237,5 +250,5 @@ def test_split_file__keeps_images_without_a_class(folder: Path) -> None:
 
     assert read_split(table, folder / "splits.csv").items.equals(split.items)
     other = read(folder, TEXT.replace("cat|dog", "cat"))
-    with pytest.raises(DataError, match=r"the label of 1 images is another: 'img/0.png'"):
+    with pytest.raises(DataError, match=r"the label of 1 image is another: 'img/0.png'"):
         read_split(other, folder / "splits.csv")

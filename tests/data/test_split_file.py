@@ -32,7 +32,7 @@ def test_read_split__files_appeared_and_vanished(tmp_path: Path) -> None:
     rows = [(f"{c}{i}", c, "unsplit", "") for c in "ab" for i in range(4)]
     write_split(split_table(fresh_table(rows), val_fraction=0.3, test_fraction=0, seed=0), path)
     changed = [*rows[1:], ("a9", "a", "unsplit", "")]
-    with pytest.raises(DataError, match=r"1 images appeared \('a9'\), 1 vanished \('a0'\)"):
+    with pytest.raises(DataError, match=r"1 image appeared \('a9'\), 1 vanished \('a0'\)"):
         read_split(fresh_table(changed), path)
 
 
@@ -50,7 +50,7 @@ def test_read_split__rows_changed(
     path = tmp_path / "splits.csv"
     rows = [(f"{c}{i}", c, "train", "") for c in "ab" for i in range(4)]
     write_split(split_table(fresh_table(rows), val_fraction=0.3, test_fraction=0, seed=0), path)
-    with pytest.raises(DataError, match=f"the {what} of 1 images is another: 'a0'"):
+    with pytest.raises(DataError, match=f"the {what} of 1 image is another: 'a0'"):
         read_split(fresh_table([row, *rows[1:]]), path)
 
 

@@ -112,7 +112,9 @@ def test_split_table__carves_val_out_of_train_and_keeps_test() -> None:
         "test": {"x": 4, "y": 4},
     }
     assert done.part("test").equals(table.part("test"))
-    with pytest.raises(ConfigError, match=r"s has a test part already; .* \(0\.1\) out"):
+    with pytest.raises(
+        ConfigError, match=r"s has a test part already; leave --test-split 0\.1 out"
+    ):
         split_table(table, val_fraction=0.2, test_fraction=0.1, seed=0)
 
 
@@ -124,6 +126,8 @@ def test_split_table__given_parts_stay() -> None:
     done = split_table(table, val_fraction=0.5, test_fraction=0.25, seed=0)
     assert done.part("val").equals(table.part("val"))
     assert done.counts()["test"] == {"x": 2, "y": 2}
+    done = split_table(table, val_fraction=0.5, test_fraction=0.75, seed=0)  # no val is drawn
+    assert done.counts()["test"] == {"x": 6, "y": 6}
 
 
 def test_split_table__zero_fractions_leave_train_only() -> None:
@@ -141,10 +145,10 @@ def test_split_table__val_only() -> None:
 @pytest.mark.parametrize(
     ("val", "test", "message"),
     [
-        (-0.1, 0, r"The validation fraction is -0\.1; it must lie in 0\.\.0\.9"),
-        (0, 0.95, r"The test fraction is 0\.95"),
-        (0.5, 0.5, r"The validation plus test fraction is 1;"),
-        (float("nan"), 0, "The validation fraction is nan"),
+        (-0.1, 0, r"--val-split must be in 0\.\.0\.9, not -0\.1"),
+        (0, 0.95, r"--test-split must be in 0\.\.0\.9, not 0\.95"),
+        (0.2, 0.9, r"--val-split 0\.2 and --test-split 0\.9 would hold out 110% .* 90% at most"),
+        (float("nan"), 0, r"--val-split must be in 0\.\.0\.9, not nan"),
     ],
 )
 def test_split_table__fractions_out_of_range(val: float, test: float, message: str) -> None:

@@ -4,6 +4,8 @@ import re
 
 from tlcli.errors import ConfigError
 
+MAX_SEED = 2**64 - 1
+
 
 def require(is_fine: bool, option: str, value: object, wanted: str) -> None:
     """Refuse the value of an option.
@@ -13,6 +15,16 @@ def require(is_fine: bool, option: str, value: object, wanted: str) -> None:
     """
     if not is_fine:
         raise ConfigError(f"{option} must be {wanted}, not {value}.")
+
+
+def require_seed(seed: int) -> None:
+    """Refuse a seed that random number generators do not take.
+
+    Raises:
+        ConfigError: If it is negative or of more than 64 bits.
+    """
+    require(seed >= 0, "--seed", seed, "0 or more")
+    require(seed <= MAX_SEED, "--seed", seed, f"{MAX_SEED} (64 bits) at most")
 
 
 def seconds_of(text: str, *, option: str) -> float:

@@ -34,6 +34,7 @@ def read_class_file(path: Path) -> tuple[ClassName, ...]:
             raise DataError(
                 f"--classes {path}, line {number}: write 'name' or 'old,new', not"
                 f" '{','.join(names)}'; a name with a comma needs double quotes."
+                + _comment_hint(names[:1])
             )
         if names[0] in chosen:
             raise DataError(f"--classes {path}, line {number}: '{names[0]}' stands there twice.")
@@ -41,6 +42,12 @@ def read_class_file(path: Path) -> tuple[ClassName, ...]:
     if not chosen:
         raise DataError(f"--classes {path} names no class; write one per line.")
     return tuple(chosen.values())
+
+
+def _comment_hint(names: Iterable[str]) -> str:
+    """Return what to tell of a line that looks like a comment: classes may be called so."""
+    is_there = any(name.startswith("#") for name in names)
+    return " A line with '#' is a class too: take comments out." if is_there else ""
 
 
 def _lines(path: Path) -> list[tuple[int, list[str]]]:
@@ -70,6 +77,11 @@ def choose_classes(table: ImageTable, chosen: Sequence[ClassName]) -> ImageTable
     new_names = {name.old: name.new for name in chosen}
     if table.is_multi_label:
         return _choose_labels(table, new_names)
+    if len(set(new_names.values())) < 2:
+        raise DataError(
+            f"--classes leaves one class only, '{chosen[0].new}': a classifier needs two or more."
+            f" {table.spec} has {some_names(table.classes, most=10)}."
+        )
     is_kept = table.items["label"].isin(list(new_names))
     kept = table.items[is_kept]
     titles = table.class_titles
@@ -109,7 +121,7 @@ def _unknown(unknown: Sequence[str], *, known: Sequence[str], spec: str) -> str:
     hint = f" Did you mean '{near[0]}' for '{unknown[0]}'?" if near else ""
     return (
         f"--classes names {some_names(unknown)}, which {spec} does not have.{hint} It has"
-        f" {some_names(known, most=10)}."
+        f" {some_names(known, most=10)}.{_comment_hint(unknown)}"
     )
 
 

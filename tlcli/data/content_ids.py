@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-import pandas as pd
 
 from tlcli.data.store.row_ids import first_appearances
 from tlcli.errors import DataError
@@ -40,22 +39,21 @@ def content_ids(names: Sequence[str] | npt.NDArray[np.object_], *, root: Path, t
     return ids
 
 
-def count_copies(ids: Ids, *, splits: "pd.Series[str]") -> tuple[int, int]:
-    """Count exact copies among N images.
+def equal_rows(ids: Ids) -> list[list[int]]:
+    """Return the groups of two or more of N images that are the same, by position.
 
     Args:
         ids: Of their contents.
-        splits: Which split each lies in.
 
     Returns:
-        How many images equal an earlier one, and how many sets of equal ones cross splits.
+        Groups in the order of their first images, and images of a group in their order.
     """
     if len(first_appearances(ids)) == len(ids):
-        return 0, 0  # most often so, and found without a copy of all ids
+        return []  # most often so, and found without a copy of all ids
     _, group = np.unique(ids.view(f"V{_SIZE}").reshape(-1), return_inverse=True)
-    pairs = np.unique(np.stack([group, pd.factorize(splits)[0]]), axis=1)
-    crossing = int((np.bincount(pairs[0]) > 1).sum()) if len(ids) else 0
-    return len(ids) - len(np.unique(group)), crossing
+    order = np.argsort(group, kind="stable")
+    parts = np.split(order, np.flatnonzero(np.diff(group[order])) + 1)
+    return sorted(part.tolist() for part in parts if len(part) > 1)
 
 
 def view_ids(ids: Ids, *, level: str, seed: int, view: int) -> Ids:

@@ -14,7 +14,8 @@ import numpy as np
 import pandas as pd
 
 from tlcli.data.folders import SPLIT_WORDS
-from tlcli.data.label_cells import is_yes_or_no, read_label_cells
+from tlcli.data.label_cells import is_yes_or_no, joined_label_note, read_label_cells
+from tlcli.data.raw_table import read_raw_table
 from tlcli.data.table import COLUMNS, ImageTable, make_table, some_names
 from tlcli.errors import DataError
 from tlcli.results.counted import counted
@@ -71,7 +72,7 @@ def read_csv_table(
             split is unknown, or two rows of one image disagree.
     """
     path = Path(os.path.abspath(path))  # noqa: PTH100  (Path.absolute keeps "..")
-    raw, labels = _read(path), None
+    raw, labels = read_raw_table(path), None
     label_names: list[str] = []
     if label_separator is not None:
         label_names = _label_columns(raw, columns, path=path)
@@ -88,6 +89,8 @@ def read_csv_table(
     _check_agreement(unique, is_multi_label=labels is not None, path=path)
     known = {*used.values(), *label_names}
     notes = _notes(raw, known=known, num_copies=len(items) - len(unique), path=path)
+    if labels is None:
+        notes += joined_label_note(items["label"], name=path.name)
     return make_table(
         unique,
         spec=str(path),
@@ -96,50 +99,6 @@ def read_csv_table(
         is_multi_label=labels is not None,
         notes=[*notes, *(labels.notes if labels else ())],
     )
-
-
-def _read(path: Path) -> pd.DataFrame:
-    try:
-        if path.suffix.lower() == ".parquet":
-            return pd.read_parquet(path).astype(object).rename(columns=str)
-        separator = "\t" if path.suffix.lower() == ".tsv" else _separator(path)
-        _check_first_row(path, separator=separator)
-        return pd.read_csv(
-            path,
-            sep=separator,
-            dtype=str,
-            keep_default_na=False,
-            index_col=False,
-            encoding="utf-8-sig",
-        )
-    # the errors of pandas' parser and of pyarrow are ValueErrors
-    except (OSError, ValueError, csv.Error) as error:
-        raise DataError(f"Cannot read {path} as a table: {error}.") from error
-
-
-def _separator(path: Path) -> str:
-    """Return what separates the columns of a .csv: other marks if its first line has no comma."""
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        names = next(csv.reader(file), [""])
-    others = [mark for mark in ";\t" if len(names) == 1 and mark in names[0]]
-    return others[0] if others else ","
-
-
-def _check_first_row(path: Path, *, separator: str) -> None:
-    """Refuse more cells than names; pandas does so in all rows but the first one.
-
-    Raises:
-        DataError: there is a cell of which no column is known.
-    """
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        filled = (row for row in csv.reader(file, delimiter=separator) if "".join(row).strip())
-        names, cells = next(filled, []), next(filled, [])
-    if len(cells) > len(names):
-        raise DataError(
-            f"{path} has {counted(len(cells), 'cell')} in data row 1 but names"
-            f" {counted(len(names), 'column')} in its first line, {some_names(names, most=8)}. Name"
-            f" every column, and end no row with a separator ('{separator}')."
-        )
 
 
 def _label_columns(raw: pd.DataFrame, columns: TableColumns, *, path: Path) -> list[str]:
@@ -282,11 +241,13 @@ def _split_words(words: "pd.Series[str]", *, path: Path) -> "pd.Series[str]":
     if (words == "").all():
         return words.where(words != "", "unsplit")
     known = words.str.lower().map(SPLIT_WORDS)
-    unknown = sorted(set(words[known.isna()]))
-    if unknown:
+    unknown = np.flatnonzero(known.isna())
+    if len(unknown):
+        kinds = sorted(set(words.iloc[unknown]))
         raise DataError(
-            f"{path} has rows with the split {some_names(unknown)}; use train, val or test in"
-            " every row, or leave the column out."
+            f"{path} has {counted(len(unknown), 'row')} with the split {some_names(kinds)}, the"
+            f" first is data row {unknown[0] + 1}; use train, val or test in every row, or leave"
+            " the column out."
         )
     return known
 
@@ -309,7 +270,8 @@ def _table_paths(names: "pd.Series[str]", *, path: Path) -> list[str]:
     missing = [name for name, file in zip(names, files, strict=True) if not file.is_file()]
     if missing:
         raise DataError(
-            f"{len(missing)} of the {counted(len(files), 'file')} in {path} do not exist:"
+            f"{len(missing)} of the {counted(len(files), 'file')} in {path}"
+            f" {'does' if len(missing) == 1 else 'do'} not exist:"
             f" {some_names(missing)}; paths are relative to {path.parent}."
         )
     root = path.parent

@@ -1,5 +1,6 @@
 """The label columns of a table whose images carry any number of classes."""
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
@@ -131,3 +132,25 @@ def _separator_notes(classes: Sequence[str], *, separator: str, name: str) -> tu
                 f" --label-separator '{mark}'."
             )
     return tuple(notes)
+
+
+def joined_label_note(labels: Iterable[str], *, name: str) -> list[str]:
+    """Tell of labels of one class each that look like several with a separator between them.
+
+    They do if a part of one is a part of another too; commas are not looked at, since many class
+    names have them.
+    """
+    kinds = sorted(set(labels))
+    for mark in (LABEL_SEPARATOR, ";"):
+        parts = {label: {part.strip() for part in label.split(mark)} for label in kinds}
+        holding = [label for label in kinds if mark in label]
+        tally = Counter(part for found in parts.values() for part in found - {""})
+        if any(tally[part] > 1 for label in holding for part in parts[label]):
+            other = "" if mark == LABEL_SEPARATOR else f" --label-separator '{mark}'"
+            have = counted(len(holding), "label has", "labels have")
+            return [
+                f"{name}: {have} '{mark}' in the name, such as '{holding[0]}'; each is one class"
+                " here. If it separates classes of which an image may have several, use"
+                f" `finetune --multi-label{other}`."
+            ]
+    return []

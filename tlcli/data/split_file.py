@@ -7,6 +7,7 @@ import pandas as pd
 from tlcli.data.table import COLUMNS, ImageTable, some_names
 from tlcli.errors import DataError
 from tlcli.results.atomic import write_text
+from tlcli.results.counted import counted
 
 
 def write_split(table: ImageTable, path: Path) -> None:
@@ -30,8 +31,9 @@ def read_split(table: ImageTable, path: Path) -> ImageTable:
     vanished = sorted(set(saved.index) - set(fresh.index))
     if appeared or vanished:
         raise DataError(
-            f"{table.spec} changed since {path} was written: {len(appeared)} images appeared"
-            f" ({some_names(appeared)}), {len(vanished)} vanished ({some_names(vanished)})."
+            f"{table.spec} changed since {path} was written: {counted(len(appeared), 'image')}"
+            f" appeared ({some_names(appeared)}), {len(vanished)} vanished"
+            f" ({some_names(vanished)})."
         )
     _check_unchanged(fresh, saved, spec=table.spec, path=path)
     return table.with_items(fresh.assign(split=saved["split"]).reset_index())
@@ -74,6 +76,6 @@ def _check_unchanged(fresh: pd.DataFrame, saved: pd.DataFrame, *, spec: str, pat
         if changed.any():
             names = [str(name) for name in fresh.index[changed]]
             raise DataError(
-                f"{spec} changed since {path} was written: the {what} of {len(names)} images is"
-                f" another: {some_names(names)}."
+                f"{spec} changed since {path} was written: the {what} of"
+                f" {counted(len(names), 'image')} is another: {some_names(names)}."
             )

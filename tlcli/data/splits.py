@@ -47,7 +47,7 @@ def split_table(
             for where a test part exists or nothing is there to take them from.
         DataError: the groups leave no images of a class in train.
     """
-    check_fractions(val_fraction, test_fraction)
+    check_fractions(0.0 if "val" in table.splits else val_fraction, test_fraction)
     source = "unsplit" if "unsplit" in table.splits else "train"
     wanted = _wanted_parts(table, val_fraction=val_fraction, test_fraction=test_fraction)
     if source not in table.splits or (source == "train" and not wanted):
@@ -113,10 +113,17 @@ def check_fractions(val_fraction: float, test_fraction: float) -> None:
     Raises:
         ConfigError: a fraction outside 0..0.9, each, or both together.
     """
-    named = {"validation": val_fraction, "test": test_fraction}
-    for name, value in {**named, "validation plus test": val_fraction + test_fraction}.items():
-        if not 0 <= round(value, 9) <= MAX_SPLIT:  # the sum of 0.1 and 0.8 is a bit over 0.9
-            raise ConfigError(f"The {name} fraction is {value:g}; it must lie in 0..{MAX_SPLIT}.")
+    options = {"--val-split": val_fraction, "--test-split": test_fraction}
+    for option, value in options.items():
+        if not 0 <= value <= MAX_SPLIT:
+            raise ConfigError(f"{option} must be in 0..{MAX_SPLIT}, not {value:g}.")
+    both = val_fraction + test_fraction
+    if round(both, 9) > MAX_SPLIT:  # the sum of 0.1 and 0.8 is a bit over 0.9
+        given = " and ".join(f"{option} {value:g}" for option, value in options.items())
+        raise ConfigError(
+            f"{given} would hold out {both:.0%} of the images; together they may take"
+            f" {MAX_SPLIT:.0%} at most. Lower one of them."
+        )
 
 
 def _wanted_parts(
@@ -124,8 +131,7 @@ def _wanted_parts(
 ) -> dict[str, float]:
     if test_fraction > 0 and "test" in table.splits:
         raise ConfigError(
-            f"{table.spec} has a test part already; leave the test fraction"
-            f" ({test_fraction:g}) out."
+            f"{table.spec} has a test part already; leave --test-split {test_fraction:g} out."
         )
     if test_fraction > 0 and not {"train", "unsplit"} & set(table.splits):
         raise ConfigError(f"{table.spec} has no train part to take a test part from.")

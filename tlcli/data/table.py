@@ -58,8 +58,13 @@ class ImageTable:
 
     @property
     def remarks(self) -> tuple[str, ...]:
-        """Sentences to warn the user with: `notes`, gaps in the classes, groups that cross."""
-        return (*self.notes, *_gap_remarks(self), *_crossing_remarks(self.items))
+        """Sentences to warn with: `notes`, classes that none or all have, groups that cross."""
+        return (
+            *self.notes,
+            *_gap_remarks(self),
+            *_constant_remarks(self),
+            *_crossing_remarks(self.items),
+        )
 
     def part(self, split: str) -> pd.DataFrame:
         """Return the rows of one split.
@@ -232,6 +237,21 @@ def _gap_remarks(table: ImageTable) -> list[str]:
                 f" {some_names(absent)}.{then}"
             )
     return remarks
+
+
+def _constant_remarks(table: ImageTable) -> list[str]:
+    """Tell of classes that no train image is without, of those that exclude no other."""
+    if not table.is_multi_label or "train" not in table.splits:
+        return []
+    labels = table.label_matrix("train")
+    names = [table.classes[i] for i in np.flatnonzero(labels.all(axis=0))]
+    if not names or len(labels) < 2:
+        return []
+    classes = counted(len(names), "class", "classes")
+    return [
+        f"every train image has {classes}: {some_names(names)}. Nothing is there to tell such a"
+        " class by; --classes leaves it out, or add images without it."
+    ]
 
 
 def _crossing_remarks(items: pd.DataFrame) -> list[str]:

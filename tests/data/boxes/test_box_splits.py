@@ -99,9 +99,7 @@ def test_split_boxes__given_parts_stay() -> None:
     table = make([{0}] * 4, splits=["train", "train", "val", "test"])
     same = split_boxes(table, val_fraction=0.5, test_fraction=0, seed=0)
     assert same.images.equals(table.images)
-    with pytest.raises(
-        ConfigError, match=r"has a test part already; leave the test fraction \(0.1"
-    ):
+    with pytest.raises(ConfigError, match=r"has a test part already; leave --test-split 0\.1 out"):
         split_boxes(table, val_fraction=0.1, test_fraction=0.1, seed=0)
     table = make([{0}] * 4, splits=["train", "train", "train", "test"])
     found = split_boxes(table, val_fraction=0.1, test_fraction=0, seed=0)
@@ -118,7 +116,7 @@ def test_split_boxes__nothing_to_take_from() -> None:
 
 @pytest.mark.parametrize("fractions", [(-0.1, 0), (0.95, 0), (0, 0.95), (0.5, 0.5)])
 def test_split_boxes__fractions_out_of_range(fractions: tuple[float, float]) -> None:
-    with pytest.raises(ConfigError, match=r"must lie in 0\.\.0\.9"):
+    with pytest.raises(ConfigError, match=r"(must be in 0\.\.0\.9, not|may take 90% at most)"):
         split_boxes(make([{0}] * 3), val_fraction=fractions[0], test_fraction=fractions[1], seed=0)
 
 

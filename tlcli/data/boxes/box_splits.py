@@ -43,11 +43,10 @@ def split_boxes(
         ConfigError: a fraction outside 0..0.9 (each, and both together), or test images are asked
             for where a test part exists or nothing is there to take them from.
     """
-    check_fractions(val_fraction, test_fraction)
+    check_fractions(0.0 if "val" in table.splits else val_fraction, test_fraction)
     if test_fraction > 0 and "test" in table.splits:
         raise ConfigError(
-            f"{table.spec} has a test part already; leave the test fraction"
-            f" ({test_fraction:g}) out."
+            f"{table.spec} has a test part already; leave --test-split {test_fraction:g} out."
         )
     source = "unsplit" if "unsplit" in table.splits else "train"
     if source not in table.splits:
