@@ -10,7 +10,8 @@ from matplotlib.typing import ColorType
 
 from tlcli.results.atomic import replacing
 from tlcli.results.detection_curves import Floats, PrecisionRecall
-from tlcli.results.drawable_text import drawable, legible, shortened
+from tlcli.results.drawable_text import legible, shortened
+from tlcli.results.picture_fonts import class_labels_to_draw, fonts_for
 
 MAX_NAMED_CLASSES = 10
 """With more classes than this their curves are thin and grey, without names."""
@@ -47,8 +48,9 @@ def draw_precision_recall(path: Path, *, curves: PrecisionRecall, title: str) ->
         _draw_classes(axes, curves, shown.tolist())
         _draw_mean(axes, curves, shown.tolist())
         legend = axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1), fontsize=9, frameon=False)
+        fonts = fonts_for(curves.class_names)
         for text in legend.get_texts():
-            text.set_parse_math(False)
+            text.set(parse_math=False, fontfamily=fonts, fontsize=9)
     else:
         axes.text(0.5, 0.5, "no ground truth", ha="center")
     with replacing(path) as temporary:
@@ -72,14 +74,14 @@ def _draw_classes(axes: Axes, curves: PrecisionRecall, shown: list[int]) -> None
         )
         lines[0].set_label(f"each of {len(shown)} classes")
         return
+    names = class_labels_to_draw(curves.class_names)
     colors = matplotlib.color_sequences["tab10"]
     for k, color in zip(shown, colors[: len(shown)], strict=True):
-        name = drawable(curves.class_names[k], fallback=f"class {k + 1}")
         _plot(
             axes,
             curves,
             curves.precision[_IOU_50, :, k],
-            label=shortened(name, limit=_MAX_NAME),
+            label=shortened(names[k], limit=_MAX_NAME),
             area="AP50",
             color=color,
             linewidth=1.2,

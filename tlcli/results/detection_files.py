@@ -7,6 +7,7 @@ from typing import Any
 
 from tlcli.results.atomic import make_folder, write_csv, write_text
 from tlcli.results.coco_documents import BoxPredictions, evaluable_ground_truth
+from tlcli.results.counted import counted
 from tlcli.results.detection_curves import PrecisionRecall
 from tlcli.results.detection_figures import draw_precision_recall
 from tlcli.results.json_text import to_json_text
@@ -57,10 +58,11 @@ def write_detection_evaluation(
         header=["class", "iou", "recall", "precision", "score_threshold"],
         rows=curves.rows(),
     )
+    images = counted(report.num_images, "image")
     draw_precision_recall(
         folder / "precision_recall.png",
         curves=curves,
-        title=f"{report.split}: {report.num_images} images, mAP {report.metrics['map']:.3f}",
+        title=f"{report.split}: {images}, mAP {report.metrics['map']:.3f}",
     )
 
 

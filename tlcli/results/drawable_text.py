@@ -1,5 +1,6 @@
 """Text for pictures, in the one font that comes with matplotlib."""
 
+from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 
@@ -19,6 +20,14 @@ def drawable(text: str, *, fallback: str) -> str:
 def legible(text: str) -> str:
     """Put a question mark for each character that the font lacks."""
     return "".join(letter if ord(letter) in _letters() else "?" for letter in text)
+
+
+def lacking(texts: Iterable[str]) -> str:
+    """Return the letters of texts that the font lacks, each once, in their order."""
+    letters = dict.fromkeys(letter for text in texts for letter in text)
+    if all(letter.isascii() and letter.isprintable() for letter in letters):
+        return ""  # without reading the font
+    return "".join(letter for letter in letters if ord(letter) not in _letters())
 
 
 def shortened(text: str, *, limit: int) -> str:

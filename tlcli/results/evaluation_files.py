@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tlcli.results.atomic import make_folder, write_csv, write_text
+from tlcli.results.counted import counted
 from tlcli.results.figures import draw_confusion_matrix
 from tlcli.results.json_text import to_json_text
 from tlcli.results.records import EvalReport
@@ -69,11 +70,12 @@ def write_evaluation(
         header=["true", *classes],
         rows=([name, *row] for name, row in zip(classes, counts.tolist(), strict=True)),
     )
+    images = counted(report.num_images, "image")
     draw_confusion_matrix(
         folder / "confusion_matrix.png",
         counts=counts,
         labels=class_labels(classes, titles=titles),
-        title=f"{report.split}: {report.num_images} images, top-1 {report.metrics['top1']:.3f}",
+        title=f"{report.split}: {images}, top-1 {report.metrics['top1']:.3f}",
     )
     write_csv(
         folder / "predictions.csv",

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
+from unicodedata import east_asian_width
 
 import matplotlib
 import numpy as np
@@ -16,6 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from tlcli.results.atomic import replacing
+from tlcli.results.picture_fonts import class_labels_to_draw, fonts_for
 from tlcli.results.records import Row
 
 Counts = npt.NDArray[np.integer[Any]]
@@ -39,7 +41,8 @@ def draw_confusion_matrix(path: Path, *, counts: Counts, labels: Sequence[str], 
 
     Up to 50 classes every cell shows its count; above that the most confused pairs are listed
     beside the matrix; above 100 classes the axes have no names, and above 250 a point stands for
-    a block of cells. Names longer than 30 characters are shortened in the middle. A class
+    a block of cells. Names longer than 30 characters are shortened in the middle; what stands for
+    names that no font of this machine can write is told by `class_labels_to_draw`. A class
     without images is a grey row.
 
     Args:
@@ -51,17 +54,18 @@ def draw_confusion_matrix(path: Path, *, counts: Counts, labels: Sequence[str], 
     Raises:
         MachineError: If the disk refuses.
     """
-    names = _short_names(labels)
+    fonts = fonts_for(labels)
+    names = _short_names(class_labels_to_draw(labels))
     figure, axes, list_axes = _matrix_figure(names)
     axes.set_title(title, parse_math=False)
     axes.set_xlabel("predicted class")
     axes.set_ylabel("true class")
     _draw_shares(axes, counts)
-    _label_axes(axes, names)
+    _label_axes(axes, names, fonts=fonts)
     if list_axes is None:
         _write_counts(axes, counts)
     else:
-        _list_confusions(list_axes, counts, names)
+        _list_confusions(list_axes, counts, names, fonts=fonts)
     _save(figure, path)
 
 
@@ -107,6 +111,11 @@ def _short_names(labels: Sequence[str]) -> list[str]:
     ]
 
 
+def _width(name: str) -> int:
+    """Return the width of a name in letters; those of East Asia count as two."""
+    return sum(2 if east_asian_width(letter) in "WF" else 1 for letter in name)
+
+
 def _cell_inches(num_classes: int) -> float:
     if num_classes <= MAX_COUNTED_CLASSES:
         return min(2.6, max(0.42, 7 / num_classes))
@@ -116,7 +125,7 @@ def _cell_inches(num_classes: int) -> float:
 def _matrix_figure(names: Sequence[str]) -> tuple[Figure, Axes, Axes | None]:
     """A figure whose cells are large enough for their numbers, with room for the names."""
     num_classes = len(names)
-    longest = max(map(len, names)) if num_classes <= MAX_LABELLED_CLASSES else 0
+    longest = max(map(_width, names)) if num_classes <= MAX_LABELLED_CLASSES else 0
     side = num_classes * _cell_inches(num_classes) + longest * _INCHES_PER_CHARACTER + 0.8
     if num_classes <= MAX_COUNTED_CLASSES:
         figure = Figure(figsize=(side + 0.8, side), dpi=_DPI, layout="constrained")
@@ -159,18 +168,17 @@ def merge_cells(shares: Shares, *, block: int) -> Shares:
     return merged
 
 
-def _label_axes(axes: Axes, names: Sequence[str]) -> None:
+def _label_axes(axes: Axes, names: Sequence[str], *, fonts: list[str]) -> None:
     if len(names) > MAX_LABELLED_CLASSES:
         axes.set_xticks([])
         axes.set_yticks([])
         return
     fontsize = 9 if len(names) <= MAX_COUNTED_CLASSES else 7
-    fits = max(map(len, names)) * _INCHES_PER_CHARACTER < _cell_inches(len(names))
+    fits = max(map(_width, names)) * _INCHES_PER_CHARACTER < _cell_inches(len(names))
     positions = range(len(names))
-    axes.set_yticks(positions, names, fontsize=fontsize, parse_math=False)
-    axes.set_xticks(
-        positions, names, fontsize=fontsize, parse_math=False, rotation=0 if fits else 90
-    )
+    style: dict[str, Any] = {"fontsize": fontsize, "fontfamily": fonts, "parse_math": False}
+    axes.set_yticks(positions, names, **style)
+    axes.set_xticks(positions, names, **style, rotation=0 if fits else 90)
 
 
 def _write_counts(axes: Axes, counts: Counts) -> None:
@@ -189,7 +197,7 @@ def _write_counts(axes: Axes, counts: Counts) -> None:
             )
 
 
-def _list_confusions(axes: Axes, counts: Counts, names: Sequence[str]) -> None:
+def _list_confusions(axes: Axes, counts: Counts, names: Sequence[str], *, fonts: list[str]) -> None:
     axes.axis("off")
     axes.set_title("Most frequent confusions", loc="left", fontsize=10)
     lines = [
@@ -197,7 +205,14 @@ def _list_confusions(axes: Axes, counts: Counts, names: Sequence[str]) -> None:
         for i, j in most_confused(counts, limit=NUM_LISTED_PAIRS)
     ]
     text = "\n".join(lines) or "none"
-    axes.text(0, 1, text, va="top", fontsize=8, linespacing=1.6, parse_math=False)
+    axes.text(
+        *(0, 1, text),
+        va="top",
+        fontsize=8,
+        fontfamily=fonts,
+        linespacing=1.6,
+        parse_math=False,
+    )
 
 
 def most_confused(counts: Counts, *, limit: int) -> list[tuple[int, int]]:

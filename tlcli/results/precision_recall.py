@@ -9,7 +9,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from tlcli.results.atomic import replacing
-from tlcli.results.drawable_text import drawable, legible, shortened
+from tlcli.results.counted import counted
+from tlcli.results.drawable_text import legible, shortened
+from tlcli.results.picture_fonts import class_labels_to_draw, fonts_for
 from tlcli.results.records import EvalReport
 
 Floats = npt.NDArray[np.float64]
@@ -54,7 +56,7 @@ def draw_precision_recall_curves(
     figure = Figure(figsize=(9, 5), dpi=_DPI, layout="constrained")
     axes = figure.subplots()
     total = report.metrics["map"]
-    title = f"{report.split}: {report.num_images} images, mAP {total:.3f}"
+    title = f"{report.split}: {counted(report.num_images, 'image')}, mAP {total:.3f}"
     axes.set_title(legible(title), parse_math=False)
     axes.set_xlabel("recall")
     axes.set_ylabel("precision")
@@ -65,8 +67,9 @@ def draw_precision_recall_curves(
     if shown:
         _draw_classes(axes, shown, labels=labels, scores=scores, report=report)
         legend = axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1), fontsize=9, frameon=False)
+        fonts = fonts_for(str(row["class"]) for row in report.per_class)
         for text in legend.get_texts():
-            text.set_parse_math(False)
+            text.set(parse_math=False, fontfamily=fonts, fontsize=9)
     else:
         axes.text(0.5, 0.5, "no image has any of the classes", ha="center")
     with replacing(path) as temporary:
@@ -77,6 +80,7 @@ def _draw_classes(
     axes: Axes, shown: list[int], *, labels: Labels, scores: Floats, report: EvalReport
 ) -> None:
     is_named = len(shown) <= MAX_NAMED_CLASSES
+    names = class_labels_to_draw([str(row["class"]) for row in report.per_class])
     colors = matplotlib.color_sequences["tab10"]
     for number, column in enumerate(shown):
         recall, precision = precision_recall(scores[:, column], labels[:, column])
@@ -88,8 +92,7 @@ def _draw_classes(
             linewidth=1.4 if is_named else 0.7,
         )
         if is_named:
-            row = report.per_class[column]
-            name = drawable(str(row["class"]), fallback=f"class {column + 1}")
-            lines[0].set_label(f"AP {row['ap']:.3f}  {shortened(name, limit=_MAX_NAME)}")
+            name = shortened(names[column], limit=_MAX_NAME)
+            lines[0].set_label(f"AP {report.per_class[column]['ap']:.3f}  {name}")
         elif number == 0:
             lines[0].set_label(f"each of {len(shown)} classes")

@@ -65,6 +65,7 @@ class EvalReport:
         """Return what `results` of `run.json` says of a split."""
         return {
             "num_images": self.num_images,
+            "num_classes": len(self.per_class),
             "metrics": dict(self.metrics),
             "intervals": {name: list(pair) for name, pair in self.intervals.items()},
         }
