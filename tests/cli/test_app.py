@@ -267,3 +267,22 @@ def test_json__of_an_error_is_nothing(tlcli: Invoke) -> None:
     assert (result.exit_code, result.stdout) == (4, "")
     with pytest.raises(json.JSONDecodeError):
         json.loads(result.stdout)
+
+
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        (["finetune", "--opt", "adam"], "'adam' is not one of 'adamw', 'sgd'."),
+        (["models", "list", "--sort", "size"], "'size' is not one of 'name', 'params', 'gmacs', "),
+        (["cache", "export", "x", "--format", "csv"], "'csv' is not one of 'npy', 'parquet'."),
+    ],
+)
+def test_usage_errors__say_nothing_of_pythons_exceptions(
+    tlcli: Invoke, words: list[str], reason: str
+) -> None:
+    result = tlcli(*words)
+    text = " ".join(result.stderr.replace("│", " ").split())
+    assert result.exit_code == 2
+    assert reason.strip() in text
+    assert f"Invalid value for '{words[-2]}': {reason.strip()}" in text
+    assert "error" not in text.lower().replace("─ error ─", "")

@@ -1,6 +1,8 @@
 import csv
 import io
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 
 import pytest
@@ -10,6 +12,7 @@ from typer.testing import Result
 from tlcli.cli.models import _count
 
 Invoke = Callable[..., Result]
+EXAMPLES = "30M, 900k or 1.2B."
 
 
 def test_list__names_are_one_per_line(tlcli: Invoke) -> None:
@@ -40,7 +43,7 @@ def test_list__json_csv_and_names_agree(tlcli: Invoke) -> None:
 def test_list__table_counts_its_rows(tlcli: Invoke) -> None:
     result = tlcli("models", "list", "torchvision/resnet50")
 
-    assert result.stdout.splitlines()[0].strip() == "1 models"
+    assert result.stdout.splitlines()[0].strip() == "1 model"
     assert result.stdout.splitlines()[2].split() == [
         *("torchvision/resnet50", "IMAGENET1K_V2", "(+1)", "25.6M", "4.09", "224", "80.9", "%"),
         *("in1k", "BSD-3-Clause"),
@@ -65,6 +68,47 @@ def test_list__nothing_found_is_an_empty_list(tlcli: Invoke) -> None:
     result = tlcli("models", "list", "no_such_net", "--names")
 
     assert (result.exit_code, result.stdout) == (0, "")
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["restnet18"], "No model for classification is called like 'restnet18'. Did you mean 'to"),
+        (["timm/vit_tinny*"], "No model for classification is called like 'timm/vit_tinny*'. Did"),
+        (["resnet18", "--max-gmacs", "0.001"], " called like that the filters leave none."),
+        (["--max-params", "1"], " models the filters leave none."),
+    ],
+)
+def test_list__nothing_found_is_explained(tlcli: Invoke, words: list[str], told: str) -> None:
+    result = tlcli("models", "list", *words)
+    assert result.exit_code == 0
+    assert result.stdout.splitlines()[0] == "0 models"
+    assert told in result.stderr
+
+
+def test_list__nothing_is_like_it(tlcli: Invoke) -> None:
+    assert tlcli("models", "list", "zzzzzzzzzzzz").stderr == ""
+
+
+@pytest.mark.parametrize(
+    ("name", "there"),
+    [("timm/test_vit.foo", "r160_in1k"), ("torchvision/resnet50.foo", "IMAGENET1K_V1, IMAGENET1K")],
+)
+def test_show__unknown_weights_list_those_that_are(tlcli: Invoke, name: str, there: str) -> None:
+    result = tlcli("models", "show", name)
+    assert result.exit_code == 4
+    assert f" has no weights called 'foo'. There are: {there}" in result.stderr
+
+
+def test_list__available_loads_no_library(tlcli: Invoke) -> None:
+    tlcli("models", "list", "--names")  # makes the catalogue
+    code = (
+        "import sys; from tlcli.cli.app import app; "
+        "app(['models', 'list', '--available', '--names'], standalone_mode=False); "
+        "sys.exit(' '.join({'torch', 'timm', 'torchvision'} & set(sys.modules)) or None)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_show__stages_are_valid_for_unfreeze(tlcli: Invoke) -> None:
@@ -110,8 +154,16 @@ def test_count__suffixes(text: str, number: int) -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--max-params", "many"], "--max-params 'many' is no number: write 30M, 900k or 1.2B."),
-        (["--max-params", "-3M"], "--max-params '-3M' is no number: write 30M, 900k or 1.2B."),
+        *(
+            (
+                ["--max-params", text],
+                f"--max-params '{text}' is no number above 0: write {EXAMPLES}",
+            )
+            for text in ("many", "-3M", "-1", "0", "nan")
+        ),
+        (["--max-gmacs", "-1"], "--max-gmacs must be above 0, not -1."),
+        (["--max-gmacs", "nan"], "--max-gmacs must be above 0, not nan."),
+        (["--input-size", "0"], "--input-size must be 1 pixel or more, not 0."),
         (["--min-top1", "80"], "--min-top1 must be a fraction in 0..1, not 80."),
     ],
 )

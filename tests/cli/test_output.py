@@ -26,6 +26,23 @@ def test_interval__low_and_high_where_there_are_any() -> None:
     assert output.interval("loss", intervals) == "-"
 
 
+@pytest.mark.parametrize(
+    ("num_classes", "is_shown"), [(2, False), (5, False), (6, True), (None, True)]
+)
+def test_results__five_of_five_classes_are_no_result(
+    capsys: pytest.CaptureFixture[str], num_classes: int | None, is_shown: bool
+) -> None:
+    result = {"num_images": 1, "metrics": {"top1": 0.5, "top5": 1.0, "loss": 2.0}, "intervals": {}}
+    if num_classes is not None:  # runs of older versions do not say
+        result["num_classes"] = num_classes
+    output.results({"test": result}, chosen_by="nothing")
+
+    title, _, *lines = capsys.readouterr().out.split("\n")
+    assert title.strip() == "test: 1 image"
+    names = [line.split()[0] for line in lines if line.strip()]
+    assert names == ["top1", *(["top5"] if is_shown else []), "loss"]
+
+
 def test_document__is_json_without_nan(capsys: pytest.CaptureFixture[str]) -> None:
     output.document({"größe": [1, None]})
 

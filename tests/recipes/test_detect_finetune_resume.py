@@ -15,6 +15,7 @@ from recipes.runs import record_of, results_of, signal_at
 from tlcli.errors import ConfigError, DataError, InterruptedRunError
 from tlcli.recipes import detect_finetune as recipe
 from tlcli.recipes.detection_judging import BoxJudge, judge_boxes
+from tlcli.results.counted import counted
 
 SAMPLING: dict[str, Any] = {
     "model": "fasterrcnn",  # draws the boxes that it learns from in every step
@@ -69,7 +70,7 @@ def test_resume__equals_an_uninterrupted_run(
 
     _, talk = detect(tmp_path / "parts", resume=True, **options)
 
-    steps = f"{at[0]} epochs and {at[1] + 1} steps"
+    steps = f"{counted(at[0], 'epoch')} and {counted(at[1] + 1, 'step')}"
     assert str(error) == (
         f"Stopped after {steps}; saved. Go on with: "
         f"tlcli detect-finetune --output {tmp_path / 'parts'} --resume"
@@ -104,7 +105,7 @@ def test_max_time__stops_and_goes_on_as_if_it_never_had(tmp_path: Path, data: Pa
     assert set(summary["results"]) == {"val"}
     assert record_of(tmp_path / "run")["stopped"] == "max_time"
     assert any(
-        f"after 0 epochs and 1 steps. Go on with: tlcli detect-finetune --output "
+        f"after 0 epochs and 1 step. Go on with: tlcli detect-finetune --output "
         f"{tmp_path / 'run'} --resume --max-time " in note
         for note in talk.notes
     )
@@ -131,7 +132,7 @@ def test_max_time__signal_in_the_judgement_spoils_no_checkpoint(
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(recipe, "judge_boxes", signal_and_judge)
-        with pytest.raises(InterruptedRunError, match=r"^Stopped after 1 epochs and 1 steps"):
+        with pytest.raises(InterruptedRunError, match=r"^Stopped after 1 epoch and 1 step"):
             detect(tmp_path / "parts", max_time="4s", **options)
 
     detect(tmp_path / "parts", max_time="1h", resume=True, **options)
@@ -154,7 +155,9 @@ def test_resume__signal_while_images_are_judged(tmp_path: Path, data: Path, part
             patch.setattr(BoxJudge, "metrics", signal_and_judge)
         else:
             patch.setattr(recipe, "judge_boxes", signal_and_judge)
-        with pytest.raises(InterruptedRunError, match=r"^Stopped after [01] epochs") as caught:
+        with pytest.raises(
+            InterruptedRunError, match=r"^Stopped after (0 epochs|1 epoch) and"
+        ) as caught:
             detect(tmp_path / "parts", data=data, **PLAIN)
     assert caught.value.exit_code == 130
 

@@ -19,6 +19,7 @@ from tlcli.config import TrainConfig
 from tlcli.errors import ConfigError, InterruptedRunError, NonFiniteLossError
 from tlcli.recipes import classifier_training, lr_search
 from tlcli.recipes import finetune as recipe
+from tlcli.results.counted import counted
 
 EVERYTHING: dict[str, Any] = {
     "augment": "randaugment",
@@ -204,7 +205,7 @@ def test_max_time__stops_and_goes_on_as_if_it_never_had(
     summary, talk = finetune(run, data=photos, max_time=budget, **TIMED)
 
     record = record_of(run)
-    done = f"{epochs} epochs and {steps} steps"
+    done = f"{counted(epochs, 'epoch')} and {counted(steps, 'step')}"
     is_whole = epochs == 4
     assert (summary["status"], record["stopped"]) == ("finished", None if is_whole else "max_time")
     assert any(f"(--max-time) after {done}." in note for note in talk.notes) is not is_whole
@@ -276,7 +277,7 @@ def test_max_time__signal_in_the_judgement_spoils_no_checkpoint(
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(recipe, "judge", signal_and_judge)
-        with pytest.raises(InterruptedRunError, match=r"^Stopped after 1 epochs and 1 steps;"):
+        with pytest.raises(InterruptedRunError, match=r"^Stopped after 1 epoch and 1 step;"):
             finetune(run, data=photos, max_time="5s", **options)
     assert torch.load(run / "checkpoints" / "last.pt")["extra"]["is_out_of_time"] is False
 
@@ -314,7 +315,7 @@ def test_max_time__by_the_real_clock(tmp_path: Path, photos: Path) -> None:
     _, talk = finetune(tmp_path / "run", data=photos, max_time="0.000001s", **TIMED)
 
     assert record_of(tmp_path / "run")["stopped"] == "max_time"
-    assert any("after 0 epochs and 1 steps. Go on with: tlcli" in note for note in talk.notes)
+    assert any("after 0 epochs and 1 step. Go on with: tlcli" in note for note in talk.notes)
     assert not (tmp_path / "run" / "metrics.csv").exists()
 
 
@@ -390,10 +391,11 @@ def test_lr_auto__loss_that_is_not_finite_from_the_start_names_images(
     tmp_path: Path, photos: Path, resnet_file: Path
 ) -> None:
     state = safetensors.torch.load_file(resnet_file)
-    next(tensor for tensor in state.values() if tensor.is_floating_point()).fill_(torch.nan)
-    safetensors.torch.save_file(state, tmp_path / "broken.safetensors")
+    for tensor in (tensor for tensor in state.values() if tensor.ndim == 4):
+        tensor.fill_(3e38)  # of which two are more than float32 holds
+    safetensors.torch.save_file(state, tmp_path / "huge.safetensors")
 
-    weights = tmp_path / "broken.safetensors"
+    weights = tmp_path / "huge.safetensors"
     with pytest.raises(
         NonFiniteLossError, match=r"not finite in epoch 1, step 1, on the images train/\w+/\d.png"
     ):
@@ -455,3 +457,22 @@ def test_freeze_norm__of_a_stage_that_joins_later_is_fine(photos: Path) -> None:
     plan = recipe.dry_run(config, talk=CollectedTalk())
 
     assert {row.stage: row.batch_norm for row in plan.rows}["layer4"] == "eval"
+
+
+def test_dry_run__tells_what_a_weights_file_was_wrapped_in(
+    tmp_path: Path, photos: Path, resnet_file: Path
+) -> None:
+    state = {
+        f"model.{key}": value for key, value in safetensors.torch.load_file(resnet_file).items()
+    }
+    torch.save({"epoch": 3, "state_dict": state}, tmp_path / "last.ckpt.pth")
+    talk = CollectedTalk()
+
+    recipe.dry_run(
+        finetune_config(None, data=photos, weights=tmp_path / "last.ckpt.pth"), talk=talk
+    )
+
+    assert [note for note in talk.notes if note.startswith("Weights: ")][:2] == [
+        "Weights: took 'state_dict' of the file, not: epoch",
+        f"Weights: took the {len(state)} tensors below 'model.'",
+    ]

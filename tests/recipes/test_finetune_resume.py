@@ -22,6 +22,7 @@ from recipes.runs import (
 from tlcli.engine.interrupts import StopSignals
 from tlcli.errors import ConfigError, DataError, InterruptedRunError
 from tlcli.recipes import finetune as recipe
+from tlcli.results.counted import counted
 
 ALL_OPTIONS: dict[str, Any] = {
     "ema": 0.9,
@@ -71,7 +72,7 @@ def test_resume__equals_an_uninterrupted_run(
 
     _, talk = finetune(tmp_path / "parts", data=photos, resume=True, **options)
 
-    steps = f"{at[0]} epochs and {at[1] + 1} steps"
+    steps = f"{counted(at[0], 'epoch')} and {counted(at[1] + 1, 'step')}"
     assert str(error) == (
         f"Stopped after {steps}; saved. Go on with: "
         f"tlcli finetune --output {tmp_path / 'parts'} --resume"

@@ -1,4 +1,6 @@
+import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -8,14 +10,17 @@ from toy import CollectedTalk, make_image_folder, make_split_folders
 from tlcli.config import DataConfig
 from tlcli.data.augment import AugmentLevel, TrainTransform, train_transform
 from tlcli.data.catalog import load_table
+from tlcli.data.exact_copies import ExactCopies
 from tlcli.data.loaders import ImageBatch
 from tlcli.data.preprocessing import Preprocessing
 from tlcli.engine.runtime import Runtime
+from tlcli.errors import ConfigError
 from tlcli.recipes.batch_reader import BatchReader, default_workers
 from tlcli.recipes.image_data import (
     absolute_spec,
     load_images,
     load_unsplit,
+    write_copies,
 )
 
 RUNTIME = Runtime(device=torch.device("cpu"), amp_dtype=None, channels_last=False, seed=0)
@@ -123,8 +128,13 @@ def test_load_images__copies_across_splits_are_warned_of(data: Path) -> None:
 
     images = load_images(DataConfig(data=str(data)), seed=0, talk=talk)
 
-    assert (images.copies, images.crossing_copies) == (1, 1)
-    assert any("lie in more than one split: results on val and test" in w for w in talk.warnings)
+    assert images.copies.crossing == 1
+    assert images.copies.rows == (("val/ant/copy.png", "val", "train/ant/0.png", "train"),)
+    assert talk.warnings == [
+        "1 image is an exact copy of another, and 1 of the copied pictures lies in more than one "
+        "split: results on val and test are flattered. 'val/ant/copy.png' equals 'train/ant/0.png' "
+        "(duplicates.csv of the run folder lists all)."
+    ]
     assert talk.notes == [f"Data: {data}: 3 classes, 15 train, 10 val images."]
 
 
@@ -136,8 +146,65 @@ def test_load_images__copies_in_one_split_are_told(data: Path) -> None:
 
     images = load_images(DataConfig(data=str(data)), seed=0, talk=talk)
 
-    assert (images.copies, images.crossing_copies) == (1, 0)
-    assert "1 image is an exact copy of another in the same split." in talk.warnings
+    assert images.copies.crossing == 0
+    assert images.copies.rows == (("train/bee/copy.png", "train", "train/bee/0.png", "train"),)
+    assert talk.warnings == [
+        "1 image is an exact copy of another in the same split. 'train/bee/copy.png' equals "
+        "'train/bee/0.png' (duplicates.csv of the run folder lists all)."
+    ]
+
+
+def test_load_images__few_of_many_copies_are_named_and_all_are_written(
+    data: Path, tmp_path: Path
+) -> None:
+    content = (data / "train" / "ant" / "0.png").read_bytes()
+    for number in range(4):
+        (data / "train" / "ant" / f"copy{number}.png").write_bytes(content)
+    (data / "val" / "ant" / "copy.png").write_bytes(content)
+    talk = CollectedTalk()
+
+    copies = load_images(DataConfig(data=str(data)), seed=0, talk=talk).copies
+    write_copies(copies, tmp_path)
+
+    (warning,) = talk.warnings
+    assert "5 images are exact copies of others, and 1 of the copied pictures lies in" in warning
+    assert (
+        "flattered. 'val/ant/copy.png' equals 'train/ant/0.png', 'train/ant/copy0.png' " in warning
+    )
+    assert warning.count("' equals '") == 3
+    assert ", … (duplicates.csv of" in warning
+    lines = (tmp_path / "duplicates.csv").read_text().splitlines()
+    assert lines[0] == "path,split,same_as,same_as_split"
+    assert len(lines) == 6
+    assert "train/ant/copy3.png,train,train/ant/0.png,train" in lines
+    write_copies(ExactCopies(), tmp_path)
+    assert not (tmp_path / "duplicates.csv").exists()
+
+
+def test_load_images__val_split_where_there_is_a_val_part(data: Path) -> None:
+    config = DataConfig(data=str(data), val_split=0.3)
+    message = "--val-split 0.3 has no effect: .* has a val part already. Leave it out."
+    with pytest.raises(ConfigError, match=message):
+        load_images(config, seed=0, talk=CollectedTalk())
+    sizes = load_images(replace(config, val_split=0.0), seed=0, talk=CollectedTalk()).table.sizes()
+    assert sizes == {"train": 15, "val": 9}
+
+
+def test_load_images__one_image_is_singular(tmp_path: Path) -> None:
+    make_split_folders(tmp_path / "photos", counts={"train": 2, "val": 1})
+    for name in ("bee", "cat"):
+        shutil.rmtree(tmp_path / "photos" / "val" / name, ignore_errors=True)
+    talk = CollectedTalk()
+    load_images(DataConfig(data=str(tmp_path / "photos")), seed=0, talk=talk)
+    assert talk.notes[0].endswith(" train, 1 val image.")
+
+
+def test_load_images__class_names_without_a_font(tmp_path: Path) -> None:
+    make_image_folder(tmp_path / "photos", classes=("ant", "\ue7a1"), images_per_class=3)
+    talk = CollectedTalk()
+    load_images(DataConfig(data=str(tmp_path / "photos")), seed=0, talk=talk)
+    told = r"No font on this machine has \ue7a1: figures show the numbers and letter codes of such"
+    assert [warning.startswith(told) for warning in talk.warnings] == [True]
 
 
 def test_load_images__limit_leaves_the_kept_split_whole(data: Path) -> None:

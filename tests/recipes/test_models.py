@@ -1,27 +1,8 @@
-from pathlib import Path
-
 import pytest
 import timm
-from torchvision import models as zoo
 
 from tlcli.errors import ModelError
-from tlcli.recipes.models import available_weights, show_model
-
-
-def test_available_weights__files_in_the_hubs_own_caches(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    folder = tmp_path / "hub" / "checkpoints"
-    folder.mkdir(parents=True)
-    assert available_weights("torchvision/resnet18") == ()
-
-    for name in ("resnet18", "fcos_resnet50_fpn"):
-        url = zoo.get_model_weights(name).DEFAULT.url
-        (folder / url.rpartition("/")[2]).write_bytes(b"weights")
-    assert available_weights("torchvision/resnet18") == ("IMAGENET1K_V1",)
-    assert available_weights("torchvision/fcos_resnet50_fpn") == ("COCO_V1",)
-    assert available_weights("torchvision/resnet50") == ()
+from tlcli.recipes.models import show_model
 
 
 def test_show_model__tells_what_timm_says() -> None:

@@ -20,6 +20,8 @@ from tlcli.errors import MachineError, TlcliError
 
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 _OUT_OF_MEMORY = ("OutOfMemoryError", "DefaultCPUAllocator: can't allocate")
+_PYDANTICS_WORDS = "Value error, "
+"""What the library that Typer reads values with puts before its reason."""
 _INTERRUPTED = 130
 _UNEXPECTED = 1
 
@@ -31,7 +33,10 @@ class ErrorReportingGroup(typer.core.TyperGroup):
         """Run the command that was chosen."""
         try:
             return super().invoke(ctx)
-        except (typer.Exit, typer.Abort, typer.TyperException):
+        except (typer.Exit, typer.Abort):
+            raise
+        except typer.TyperException as error:
+            error.message = error.message.removeprefix(_PYDANTICS_WORDS)
             raise
         except BrokenPipeError:
             _close_stdout()

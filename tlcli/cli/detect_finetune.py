@@ -66,7 +66,7 @@ def detect_finetune(
     amp_dtype: o.AmpDtypeOpt = RuntimeConfig.amp_dtype,
     channels_last: o.ChannelsLastOpt = RuntimeConfig.channels_last,
     image_cache: u.PictureCacheOpt = ImageCacheConfig.image_cache,
-    cache_limit: u.CacheLimitOpt = ImageCacheConfig.cache_limit,
+    cache_limit: u.PictureLimitOpt = ImageCacheConfig.cache_limit,
     output: o.OutputOpt = OutputConfig.output,
     overwrite: o.OverwriteOpt = OutputConfig.overwrite,
     resume: o.ResumeOpt = OutputConfig.resume,

@@ -12,6 +12,7 @@ from tlcli.cli import output as out
 from tlcli.cli.option_files import chosen_options
 from tlcli.cli.progress import TerminalTalk
 from tlcli.config import EvaluateConfig, RuntimeConfig
+from tlcli.results.counted import counted
 from tlcli.results.records import EvalReport
 
 _WORST_SHOWN = 10
@@ -83,21 +84,19 @@ def evaluate(
 
 def _show(report: EvalReport, *, titles: Mapping[str, str]) -> None:
     intervals: dict[str, Any] = {name: list(pair) for name, pair in report.intervals.items()}
-    out.table(
-        f"{report.split}: {report.num_images} images",
-        columns=["metric", "value ", "95 % interval "],
-        rows=[
-            [name, out.metric(name, value), out.interval(name, intervals)]
-            for name, value in report.metrics.items()
-        ],
+    out.metrics(
+        f"{report.split}: {counted(report.num_images, 'image')}",
+        values=report.metrics,
+        intervals=intervals,
+        num_classes=len(report.per_class),
     )
     rows = [row for row in report.per_class if row["support"]]
-    columns, counted = _COLUMNS[report.kind]
+    columns, support = _COLUMNS[report.kind]
     rows.sort(key=lambda row: float(row[columns[-1]] or 0))
     title = "per class" if len(rows) <= _WORST_SHOWN else f"the {_WORST_SHOWN} worst classes"
     out.table(
         title,
-        columns=["class", *(f"{name} " for name in columns), counted],
+        columns=["class", *(f"{name} " for name in columns), support],
         rows=[
             [
                 " ".join([str(row["class"]), titles.get(str(row["class"]), "")]).strip(),

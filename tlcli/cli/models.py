@@ -9,7 +9,8 @@ from tlcli.cli import options as o
 from tlcli.cli import output
 from tlcli.errors import ConfigError
 from tlcli.recipes import model_catalogue
-from tlcli.recipes.model_catalogue import ModelEntry
+from tlcli.recipes.model_catalogue import ModelEntry, ModelFilter, Task
+from tlcli.results.counted import counted
 from tlcli.results.records import SCHEMA_VERSION
 
 models_app = typer.Typer(no_args_is_help=True, help="See which models there are.")
@@ -87,24 +88,29 @@ def list_models(
         raise ConfigError("--json, --csv and --names exclude each other.")
     if min_top1 is not None and not 0 <= min_top1 <= 1:
         raise ConfigError(f"--min-top1 must be a fraction in 0..1, not {min_top1:g}.")
+    if max_gmacs is not None and not max_gmacs > 0:
+        raise ConfigError(f"--max-gmacs must be above 0, not {max_gmacs:g}.")
+    if input_size is not None and input_size < 1:
+        raise ConfigError(f"--input-size must be 1 pixel or more, not {input_size}.")
+    wanted = ModelFilter(
+        pattern=pattern,
+        source=source,
+        task=task,
+        pretrained_only=pretrained,
+        max_parameters=None if max_params is None else _count(max_params),
+        max_gmacs=max_gmacs,
+        min_score=min_top1,
+        input_size=input_size,
+        license=license_name,
+    )
     rows = model_catalogue.list_models(
-        model_catalogue.ModelFilter(
-            pattern=pattern,
-            source=source,
-            task=task,
-            pretrained_only=pretrained,
-            max_parameters=None if max_params is None else _count(max_params),
-            max_gmacs=max_gmacs,
-            min_score=min_top1,
-            input_size=input_size,
-            license=license_name,
-        ),
+        wanted,
         sort="score" if sort == "top1" else sort,
         limit=limit,
-        is_available=_is_available if available else lambda entry: True,
+        is_available=_has_weights_here if available else lambda entry: True,
     )
     if not rows:
-        _hint_at_other_task(pattern, task=task)
+        _explain_empty(wanted)
     if json:
         models = [row.to_json() for row in rows]
         output.document({"schema_version": SCHEMA_VERSION, "models": models})
@@ -116,12 +122,19 @@ def list_models(
         _show_table(rows, task=task)
 
 
-def _hint_at_other_task(pattern: str, *, task: Literal["classification", "detection"]) -> None:
-    other: Literal["classification", "detection"]
-    other = "detection" if task == "classification" else "classification"
-    there = model_catalogue.list_models(model_catalogue.ModelFilter(pattern=pattern, task=other))
-    if pattern and there:
+def _explain_empty(wanted: ModelFilter) -> None:
+    """Say why no model was found: what else the name could mean, or that filters left none."""
+    pattern, task = wanted.pattern, wanted.task
+    other: Task = "detection" if task == "classification" else "classification"
+    if pattern and (there := model_catalogue.list_models(ModelFilter(pattern=pattern, task=other))):
         output.note(f"{len(there)} of the models for {other} are called like that: --task {other}.")
+    every = ModelFilter(pattern=pattern, task=task, pretrained_only=False)
+    if called_so := model_catalogue.list_models(every):
+        models = counted(len(called_so), "model")
+        output.note(f"Of {models}{' called like that' if pattern else ''} the filters leave none.")
+    elif near := model_catalogue.nearest_names(pattern, task=task):
+        hint = " or ".join(f"'{name}'" for name in near)
+        output.note(f"No model for {task} is called like '{pattern}'. Did you mean {hint}?")
 
 
 _CSV_COLUMNS = (
@@ -138,7 +151,7 @@ def _csv_cells(entry: ModelEntry) -> list[str]:
 def _show_table(rows: Sequence[ModelEntry], *, task: str) -> None:
     score = "AP " if task == "detection" else "top-1 "
     output.table(
-        f"{len(rows)} models",
+        counted(len(rows), "model"),
         columns=["name", "weights", "params ", "GMACs ", "input ", score, "pretraining", "licence"],
         rows=[
             [
@@ -162,10 +175,8 @@ def _first(weights: Sequence[str]) -> str:
     return weights[0] if len(weights) == 1 else f"{weights[0]} (+{len(weights) - 1})"
 
 
-def _is_available(entry: ModelEntry) -> bool:
-    from tlcli.recipes import models as recipe  # torch is loaded only now
-
-    return bool(recipe.available_weights(entry.name))
+def _has_weights_here(entry: ModelEntry) -> bool:
+    return bool(model_catalogue.weights_here(entry))
 
 
 def _count(text: str) -> int:
@@ -176,8 +187,8 @@ def _count(text: str) -> int:
         number = float(text[:-1] if factor > 1 else text)
     except ValueError:
         number = -1.0
-    if not 0 <= number < float("inf"):
-        raise ConfigError(f"--max-params '{text}' is no number: write 30M, 900k or 1.2B.")
+    if not 0 < number < float("inf"):
+        raise ConfigError(f"--max-params '{text}' is no number above 0: write 30M, 900k or 1.2B.")
     return round(number * factor)
 
 

@@ -13,6 +13,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from tlcli.results.counted import counted
+
+_TOP_K = 5
 _PIPE_WIDTH = 160
 """Columns of a table that goes to a file or another program."""
 
@@ -92,14 +95,32 @@ def results(by_split: Mapping[str, Mapping[str, Any]], *, chosen_by: str) -> Non
     """Print the metrics of every split; `val` is the one that something was chosen by."""
     for split, result in by_split.items():
         chosen = f", chosen by {chosen_by}" if split == "val" else ""
-        table(
-            f"{split}: {result['num_images']} images{chosen}",
-            columns=["metric", "value ", "95 % interval "],
-            rows=[
-                [name, metric(name, value), interval(name, result["intervals"])]
-                for name, value in result["metrics"].items()
-            ],
+        metrics(
+            f"{split}: {counted(result['num_images'], 'image')}{chosen}",
+            values=result["metrics"],
+            intervals=result["intervals"],
+            num_classes=result.get("num_classes"),  # runs of older versions do not say
         )
+
+
+def metrics(
+    title: str,
+    *,
+    values: Mapping[str, float],
+    intervals: Mapping[str, Sequence[float]],
+    num_classes: int | None,
+) -> None:
+    """Print metrics with their intervals; five of five classes are right whatever they are."""
+    is_top5_sure = num_classes is not None and num_classes <= _TOP_K
+    table(
+        title,
+        columns=["metric", "value ", "95 % interval "],
+        rows=[
+            [name, metric(name, value), interval(name, intervals)]
+            for name, value in values.items()
+            if name != "top5" or not is_top5_sure
+        ],
+    )
 
 
 def percent(value: float) -> str:

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from tlcli.cli import output as out
+from tlcli.results.counted import counted
 
 
 def show_plan(plan: Mapping[str, Any], *, as_json: bool) -> None:
@@ -13,7 +14,8 @@ def show_plan(plan: Mapping[str, Any], *, as_json: bool) -> None:
         out.document(plan)
         return
     out.table(
-        f"{plan['model']}, weights {plan['weights']}, {plan['classes']} classes",
+        f"{plan['model']}, weights {plan['weights']}, "
+        f"{counted(plan['classes'], 'class', 'classes')}",
         columns=["stage", "parameters ", "peak lr ", "weight decay ", "trained", "BatchNorm"],
         rows=[
             [
@@ -32,7 +34,7 @@ def show_plan(plan: Mapping[str, Any], *, as_json: bool) -> None:
 def _since(start: int | None) -> str:
     if start is None:
         return "frozen"
-    return "from the start" if start == 0 else f"after {start} epochs"
+    return "from the start" if start == 0 else f"after {counted(start, 'epoch')}"
 
 
 def show_training(summary: Mapping[str, Any], *, as_json: bool) -> None:
@@ -43,7 +45,8 @@ def show_training(summary: Mapping[str, Any], *, as_json: bool) -> None:
     best, frozen = summary["best"], summary["frozen"]
     out.results(summary["results"], chosen_by=f"{best['metric']} (epoch {best['epoch']})")
     out.line(
-        f"Frozen: {frozen['tensors']} parameters and {frozen['buffers']} buffers, "
+        f"Frozen: {counted(frozen['tensors'], 'parameter')} and "
+        f"{counted(frozen['buffers'], 'buffer')}, "
         f"{frozen['changed']} changed. Time: {summary['seconds']['total']:.0f} s."
     )
     trunk = summary["trunk_cache"]
@@ -51,8 +54,11 @@ def show_training(summary: Mapping[str, Any], *, as_json: bool) -> None:
         asked = trunk["hits"] + trunk["misses"]
         seconds = trunk["seconds"]["saved"]
         saved = f", which saved about {seconds:.0f} s" if seconds else ""
+        views = counted(asked, "view was", "views were")
         boundaries = [phase.get("boundary") for phase in trunk["phases"]]
-        what = "Images" if all(names in (None, ["pixels"]) for names in boundaries) else "Frozen part"
-        out.line(f"{what}: {trunk['hits']:,} of {asked:,} views were there already{saved}.")
+        what = (
+            "Images" if all(names in (None, ["pixels"]) for names in boundaries) else "Frozen part"
+        )
+        out.line(f"{what}: {trunk['hits']:,} of {views} there already{saved}.")
     out.line(f"Run folder: {summary['run']}")
     out.line(f"Next: tlcli evaluate {shlex.quote(summary['run'])} --data OTHER_IMAGES")

@@ -34,15 +34,11 @@ PictureCacheOpt = Annotated[
         "pays where reading is slow beside computing, as on a GPU.",
     ),
 ]
-CacheLimitOpt = Annotated[
-    str,
-    option(
-        "--cache-limit",
-        panel=_PANEL,
-        text="Room for all that is kept, such as 500MB or 1TiB; what was not used for longest "
-        "goes first.",
-    ),
-]
+_LIMIT = (
+    "Room for all that is kept, such as 500MB or 1TiB; what was not used for longest goes first."
+)
+CacheLimitOpt = Annotated[str, option("--cache-limit", panel=_PANEL, text=_LIMIT)]
+PictureLimitOpt = Annotated[str, option("--cache-limit", panel=MACHINE, text=_LIMIT)]
 CacheDtypeOpt = Annotated[
     config.CacheDtype,
     option(

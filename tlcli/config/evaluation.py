@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from tlcli.config.checks import require
+from tlcli.config.checks import require, require_seed
 from tlcli.config.flat import from_options
 from tlcli.config.parts import ModelConfig, OnBadBox, OnBadImage, RuntimeConfig, require_channels
 from tlcli.errors import ConfigError
@@ -45,7 +45,7 @@ class EvaluateConfig:
         require(size is None or size >= 1, "--batch-size", size, "1 or more")
         limit = self.limit
         require(limit is None or limit >= 0, "--limit", limit, "0 (all images) or more")
-        require(self.seed is None or self.seed >= 0, "--seed", self.seed, "0 or more")
+        require_seed(self.seed or 0)
         if self.in_channels is not None:
             require_channels(self.in_channels)
         if (self.run is None) == (self.model is None):

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from tlcli.config.checks import require
+from tlcli.config.checks import require, require_seed
 from tlcli.config.flat import from_options
 from tlcli.config.parts import DataConfig, ModelConfig, RuntimeConfig
 from tlcli.config.training import Augment, Monitor
@@ -76,7 +76,7 @@ class ExtractConfig:
     overwrite: bool = False
 
     def __post_init__(self) -> None:
-        require(self.seed >= 0, "--seed", self.seed, "0 or more")
+        require_seed(self.seed)
         if self.features.pool == "none" and not self.no_head:
             raise ConfigError("--pool none keeps whole maps, a head needs vectors: add --no-head.")
         if self.runtime.num_workers == 0:
@@ -110,7 +110,7 @@ class ProbeConfig:
     overwrite: bool = False
 
     def __post_init__(self) -> None:
-        require(self.seed >= 0, "--seed", self.seed, "0 or more")
+        require_seed(self.seed)
 
     @classmethod
     def from_options(cls, values: Mapping[str, Any]) -> "ProbeConfig":

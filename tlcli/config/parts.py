@@ -12,6 +12,8 @@ AmpDtype = Literal["auto", "bfloat16", "float16"]
 
 MAX_SPLIT = 0.9
 """Largest part of the images that may be held out."""
+MAX_INPUT_SIZE = 4096
+"""Of larger pictures one alone takes gigabytes in the first layers of any network."""
 RGB_CHANNELS = 3
 IN_CHANNELS = (1, RGB_CHANNELS, 4)
 """What pictures can be read with: gray, RGB, RGB and transparency."""
@@ -142,7 +144,8 @@ class ModelConfig(WeightsConfig):
         require_channels(self.in_channels)
         super().__post_init__()
         size = self.input_size
-        require(size is None or size >= 16, "--input-size", size, "16 pixels or more")
+        is_fine = size is None or 16 <= size <= MAX_INPUT_SIZE
+        require(is_fine, "--input-size", size, f"in 16..{MAX_INPUT_SIZE} (pixels)")
 
     @property
     def channels(self) -> int:

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from tlcli.config.checks import require, seconds_of
+from tlcli.config.checks import require, require_seed, seconds_of
 from tlcli.errors import ConfigError
 
 Augment = Literal["none", "flip", "light", "medium", "strong", "randaugment", "trivialaugment"]
@@ -61,7 +61,7 @@ class OptimConfig:
         require(self.clip_grad >= 0, "--clip-grad", self.clip_grad, "0 (off) or more")
         require(self.grad_accum_steps >= 1, "--grad-accum-steps", self.grad_accum_steps, ">= 1")
         require(self.patience >= 0, "--patience", self.patience, "0 (never stops) or more")
-        require(self.seed >= 0, "--seed", self.seed, "0 or more")
+        require_seed(self.seed)
         _ = self.max_seconds  # refused now rather than when it is used
         if not 0 <= self.warmup_epochs < self.epochs:
             raise ConfigError(

@@ -170,8 +170,8 @@ def _score_images(log_probs: LogProbs, targets: Integers) -> _ImageScores:
         confidences[block] = np.exp(values.max(axis=1))
     if num_bad:
         raise NonFiniteLossError(
-            f"The outputs for {num_bad} of {num_images} images are NaN or infinite: the weights "
-            "or the arithmetic overflowed. Train with a lower --lr, or use full precision."
+            f"The outputs for {num_bad} of {counted(num_images, 'image')} are NaN or infinite: the "
+            "weights or the arithmetic overflowed. Train with a lower --lr, or use full precision."
         )
     return _ImageScores(
         num_classes=num_classes,

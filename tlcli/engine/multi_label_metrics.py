@@ -208,8 +208,9 @@ def _check(logits: Floats, labels: Labels) -> None:
     num_bad = int((~np.isfinite(logits).all(axis=1)).sum())
     if num_bad:
         raise NonFiniteLossError(
-            f"The outputs for {num_bad} of {len(logits)} images are NaN or infinite: the weights "
-            "or the arithmetic overflowed. Train with a lower --lr, or use full precision."
+            f"The outputs for {num_bad} of {counted(len(logits), 'image')} are NaN or infinite: "
+            "the weights or the arithmetic overflowed. Train with a lower --lr, or use full "
+            "precision."
         )
 
 

@@ -19,6 +19,7 @@ from tlcli.data.boxes.box_batches import (
 from tlcli.data.boxes.box_catalog import load_boxes
 from tlcli.data.boxes.box_splits import limit_boxes, read_box_split, split_boxes
 from tlcli.data.boxes.box_table import BoxTable, Repair, check_judgeable, check_trainable
+from tlcli.data.exact_copies import NO_COPIES, ExactCopies
 from tlcli.data.images import Picture
 from tlcli.engine.runtime import Runtime
 from tlcli.errors import DataError
@@ -27,8 +28,10 @@ from tlcli.recipes.batch_reader import in_groups
 from tlcli.recipes.image_data import (
     absolute_spec,
     bad_images,
-    count_copies,
+    exact_copies,
+    refuse_second_val,
     warn_of_copies,
+    warn_of_letters,
 )
 from tlcli.recipes.talk import Talk
 from tlcli.results.atomic import write_csv
@@ -45,10 +48,8 @@ class RunBoxes:
     """Before the limit: what `splits.csv` keeps."""
     skipped: tuple[tuple[str, str], ...] = ()
     """Path and reason of every image left out by `--on-bad-image skip`."""
-    copies: int = 0
+    copies: ExactCopies = NO_COPIES
     """Images that equal an earlier one byte for byte."""
-    crossing_copies: int = 0
-    """Sets of equal images that lie in more than one split."""
 
     def to_json(self) -> dict[str, Any]:
         """Return what `run.json` says of the data."""
@@ -60,8 +61,8 @@ class RunBoxes:
             "categories": [vars(category) for category in self.table.categories],
             "repairs": len(self.table.repairs),
             "skipped": len(self.skipped),
-            "exact_copies": self.copies,
-            "copies_across_splits": self.crossing_copies,
+            "exact_copies": len(self.copies.rows),
+            "copies_across_splits": self.copies.crossing,
         }
 
 
@@ -83,6 +84,7 @@ def load_run_boxes(
     if saved_split is not None:
         whole = read_box_split(table, saved_split)
     else:
+        refuse_second_val(config, splits=table.splits, spec=table.spec)
         whole = split_boxes(
             table, val_fraction=config.val_split, test_fraction=config.test_split, seed=seed
         )
@@ -93,12 +95,10 @@ def load_run_boxes(
             )
     limited = limit_boxes(whole, limit=config.limit, seed=seed) if config.limit else whole
     images = limited.images
-    copies, crossing = count_copies(limited.root, list(images["path"]), list(images["split"]))
+    copies = exact_copies(limited.root, list(images["path"]), list(images["split"]))
     _report(limited, talk=talk)
-    warn_of_copies(copies, crossing=crossing, talk=talk)
-    return RunBoxes(
-        table=limited, whole=whole, skipped=skipped, copies=copies, crossing_copies=crossing
-    )
+    warn_of_copies(copies, talk=talk)
+    return RunBoxes(table=limited, whole=whole, skipped=skipped, copies=copies)
 
 
 def load_boxes_unsplit(config: BoxDataConfig, *, seed: int, talk: Talk) -> RunBoxes:
@@ -154,6 +154,7 @@ def _report(table: BoxTable, *, talk: Talk) -> None:
     talk.note(f"Data: {table.spec}: {counted(len(table.classes), 'class', 'classes')}, {parts}.")
     for remark in table.remarks:
         talk.warn(remark)
+    warn_of_letters(table.classes, talk=talk)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -139,20 +139,25 @@ def _class_weights(job: Job) -> Tensor | None:
     return from_numpy(weights).float()
 
 
-def _tell_of_the_loss(config: FinetuneConfig, *, talk: Talk) -> None:
-    """Say where the train loss is not comparable with the val loss."""
+def train_loss_differences(config: FinetuneConfig) -> tuple[str, ...]:
+    """Return why the train loss is not comparable with the val loss, if it is not."""
     train = config.train
-    reasons = [
+    return tuple(
         reason
         for reason, is_so in (
             ("on mixed images (--mixup, --cutmix)", train.mixup or train.cutmix),
             ("with focal loss", train.loss == "focal"),
             ("with weighted classes", train.class_weights == "balanced"),
             ("on balanced classes", train.sampler == "balanced"),
+            ("with smoothed labels", train.label_smoothing),
         )
         if is_so
-    ]
-    if reasons:
+    )
+
+
+def _tell_of_the_loss(config: FinetuneConfig, *, talk: Talk) -> None:
+    """Say where the train loss is not comparable with the val loss."""
+    if reasons := train_loss_differences(config):
         kind = "binary cross-entropy" if config.data.multi_label else "cross-entropy"
         talk.note(
             f"The train loss is measured {' and '.join(reasons)}; the val loss is plain "

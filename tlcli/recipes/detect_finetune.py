@@ -29,7 +29,12 @@ from tlcli.recipes.detection_job import (
 )
 from tlcli.recipes.detection_judging import BoxJudge, judge_boxes
 from tlcli.recipes.finetune_job import first_state
-from tlcli.recipes.image_data import absolute_spec, absolute_weights, write_skipped_paths
+from tlcli.recipes.image_data import (
+    absolute_spec,
+    absolute_weights,
+    write_copies,
+    write_skipped_paths,
+)
 from tlcli.recipes.kept_pictures import KeptPictures, keep_pictures
 from tlcli.recipes.run_records import (
     is_finished,
@@ -120,6 +125,7 @@ def _write_start(folder: RunDirectory, job: DetectionJob, *, given: DetectFinetu
     write_detector_description(job.description, folder.model_json_path)
     write_options(folder, options_of(given))
     write_skipped_paths(job.boxes.skipped, folder.path)
+    write_copies(job.boxes.copies, folder.path)
     write_repairs(job.boxes.table.repairs, folder.path)
     folder.update(
         kind="detection",

@@ -9,7 +9,8 @@ from typing import Any
 from tlcli.backbones.catalog import parse_backbone_name
 from tlcli.backbones.pretrained import choose_weights
 from tlcli.config import ExtractConfig, ModelConfig, options_of
-from tlcli.data.content_ids import count_copies
+from tlcli.data.content_ids import equal_rows
+from tlcli.data.exact_copies import copies_in
 from tlcli.data.split_file import write_split
 from tlcli.data.store.tensor_store import ShardPlan, TensorStore
 from tlcli.engine.cpu_memory import return_freed_memory
@@ -33,6 +34,7 @@ from tlcli.recipes.image_data import (
     require_parts,
     warn_of_copies,
     with_absolute_paths,
+    write_copies,
     write_skipped,
 )
 from tlcli.recipes.leaderboard import assumed_preprocessing, leaderboard
@@ -288,9 +290,11 @@ def _close(
     save_weights(job.backbone.network, job.path / BACKBONE / "model.safetensors")
     write_description(job.description, job.path / BACKBONE / "model.json")
     plain = (job.items["view"] == PLAIN).to_numpy()
-    copies, crossing = count_copies(job.ids[plain], splits=table.items["split"])
-    warn_of_copies(copies, crossing=crossing, talk=talk)
-    images = replace(job.images, copies=copies, crossing_copies=crossing)
+    groups, items = equal_rows(job.ids[plain]), table.items
+    copies = copies_in(groups, paths=list(items["path"]), splits=list(items["split"]))
+    warn_of_copies(copies, talk=talk)
+    write_copies(copies, job.path)
+    images = replace(job.images, copies=copies)
     run.write_config_toml(_lasting_options(job))
     run.write_record(
         {

@@ -1,6 +1,7 @@
 """`tlcli finetune`: from a pretrained network and a user's images to a run folder."""
 
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,6 @@ from tlcli.backbones.pretrained import (
     WeightsChoice,
     build_untrained,
     choose_weights,
-    create_backbone,
     find_weights,
     with_pixels,
 )
@@ -24,10 +24,11 @@ from tlcli.data.split_file import write_split
 from tlcli.engine.interrupts import StopRequested, StopSignals
 from tlcli.engine.runtime import choose_runtime, describe_environment
 from tlcli.models.saved_model import write_description
-from tlcli.recipes.classifier_training import prepare_training
+from tlcli.recipes.classifier_training import prepare_training, train_loss_differences
 from tlcli.recipes.feature_places import find_features
 from tlcli.recipes.finetune_job import (
     Job,
+    load_backbone,
     plan_job,
     prepare_job,
     resolved_options,
@@ -42,9 +43,11 @@ from tlcli.recipes.image_data import (
     require_parts,
     tell_of_channels,
     with_absolute_paths,
+    write_copies,
     write_skipped,
 )
 from tlcli.recipes.judging import judge
+from tlcli.recipes.learning_remarks import learning_remark
 from tlcli.recipes.lr_search import with_found_rate
 from tlcli.recipes.run_records import (
     is_finished,
@@ -62,7 +65,7 @@ from tlcli.recipes.talk import Talk
 from tlcli.recipes.training_plan import PlanReport, describe_plan
 from tlcli.recipes.trunk_training import TrunkTraining
 from tlcli.results.figures import draw_training_curves
-from tlcli.results.records import EvalReport
+from tlcli.results.records import EvalReport, Row
 from tlcli.results.run_dir import RunDirectory, check_free
 
 
@@ -101,15 +104,7 @@ def _planned_backbone(config: FinetuneConfig, choice: WeightsChoice, *, talk: Ta
     )
     runtime.seed_step(0, 0)  # random weights are those of the run
     if choice.path or (_starts_from_head(config) and is_here):
-        return create_backbone(
-            own.model,
-            weights=own.weights,
-            offline=True,
-            mean=own.means,
-            std=own.stds,
-            input_size=own.input_size,
-            in_channels=own.in_channels,
-        )
+        return load_backbone(replace(own, offline=True), talk=talk)
     untrained = build_untrained(
         name, weights=choice, input_size=own.input_size, in_channels=own.in_channels
     )
@@ -194,6 +189,7 @@ def _write_start(folder: RunDirectory, job: Job, *, given: FinetuneConfig) -> No
     write_description(job.description, folder.model_json_path)
     write_options(folder, options_of(given))
     write_skipped(job.images, folder.path)
+    write_copies(job.images.copies, folder.path)
     folder.update(
         kind="multi-label" if job.images.table.is_multi_label else "classification",
         command="finetune",
@@ -222,6 +218,7 @@ def _train_and_judge(folder: RunDirectory, job: Job, *, is_resumed: bool, talk: 
                 curve = "val/map" if job.images.table.is_multi_label else "val/top1"
                 path = folder.path / "training_curves.png"
                 draw_training_curves(path, rows=rows, metric=curve)
+                _tell_of_learning(rows, job, talk=talk)
             started = time.perf_counter()
             reports = _judge_best(folder, job, images=images, signals=signals)
         except StopRequested as error:
@@ -241,6 +238,18 @@ def _train_and_judge(folder: RunDirectory, job: Job, *, is_resumed: bool, talk: 
             "final_eval": time.perf_counter() - started,
         },
     )
+
+
+def _tell_of_learning(rows: Sequence[Row], job: Job, *, talk: Talk) -> None:
+    table = job.images.table
+    remark = learning_remark(
+        rows,
+        num_classes=0 if table.is_multi_label else len(table.classes),
+        is_plain_loss=not train_loss_differences(job.config),
+        is_partly_frozen=len(job.plan.phases[-1].trained) < len(job.model.stages),
+    )
+    if remark:
+        talk.note(remark)
 
 
 def _judge_best(

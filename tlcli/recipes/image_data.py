@@ -7,26 +7,32 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from tlcli.config import DataConfig
+from tlcli.config.parts import ImagesConfig
 from tlcli.data.cache_folder import cache_folder
 from tlcli.data.catalog import load_table
 from tlcli.data.class_file import ClassName, choose_classes, read_class_file
 from tlcli.data.csv_table import TableColumns
 from tlcli.data.data_spec import HUB, TORCHVISION
 from tlcli.data.data_spec import absolute_spec as absolute_spec
+from tlcli.data.exact_copies import NO_COPIES, ExactCopies, ExactCopy, copies_in
 from tlcli.data.folds import fold_table
 from tlcli.data.image_check import check_images, count_converted, find_duplicates
 from tlcli.data.label_sets import labels_in_words
 from tlcli.data.split_file import read_split
 from tlcli.data.splits import limit_table, sample_table, split_table
 from tlcli.data.table import ImageTable
-from tlcli.errors import DataError
+from tlcli.errors import ConfigError, DataError
 from tlcli.recipes.talk import Talk
 from tlcli.results.atomic import write_csv
 from tlcli.results.counted import counted
+from tlcli.results.picture_fonts import font_remark
 from tlcli.results.run_dir import RunDirectory
 
 B = TypeVar("B")
 D = TypeVar("D", bound=DataConfig)
+
+DUPLICATES = "duplicates.csv"
+_NAMED_COPIES = 3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,10 +45,8 @@ class RunImages:
     """Before the limit: what `splits.csv` keeps."""
     skipped: tuple[tuple[str, str], ...] = ()
     """Path and reason of every image left out by `--on-bad-image skip`."""
-    copies: int = 0
+    copies: ExactCopies = NO_COPIES
     """Images that equal an earlier one byte for byte."""
-    crossing_copies: int = 0
-    """Sets of equal images that lie in more than one split."""
     class_names: tuple[ClassName, ...] | None = None
     """What `--classes` chose; None without it."""
 
@@ -55,8 +59,8 @@ class RunImages:
             "counts": self.table.counts(),
             **({"images": self.table.sizes()} if self.table.is_multi_label else {}),
             "skipped": len(self.skipped),
-            "exact_copies": self.copies,
-            "copies_across_splits": self.crossing_copies,
+            "exact_copies": len(self.copies.rows),
+            "copies_across_splits": self.copies.crossing,
             "class_names": self.class_names and [list(name) for name in self.class_names],
         }
 
@@ -117,26 +121,39 @@ def load_images(
         whole = _split(table, config, seed=seed)
     limited = limit_table(whole, limit=config.limit, seed=seed) if config.limit else whole
     items = limited.items
-    copies, crossing = (
-        count_copies(table.root, list(items["path"]), list(items["split"]))
+    copies = (
+        exact_copies(table.root, list(items["path"]), list(items["split"]))
         if find_copies
-        else (0, 0)
+        else NO_COPIES
     )
     _report(limited, talk=talk)
-    warn_of_copies(copies, crossing=crossing, talk=talk)
+    warn_of_copies(copies, talk=talk)
     return RunImages(
         table=limited,
         whole=whole,
         skipped=skipped,
         copies=copies,
-        crossing_copies=crossing,
         class_names=chosen,
     )
+
+
+def refuse_second_val(config: ImagesConfig, *, splits: Sequence[str], spec: str) -> None:
+    """Refuse `--val-split` where the data says itself which images are val.
+
+    Raises:
+        ConfigError: If both are there.
+    """
+    if "val" in splits and config.val_split not in (0, ImagesConfig.val_split):
+        raise ConfigError(
+            f"--val-split {config.val_split:g} has no effect: {spec} has a val part already. Leave "
+            "it out."
+        )
 
 
 def _split(table: ImageTable, config: DataConfig, *, seed: int) -> ImageTable:
     test = config.test_split
     if config.fold_of is None:
+        refuse_second_val(config, splits=table.splits, spec=table.spec)
         return split_table(table, val_fraction=config.val_split, test_fraction=test, seed=seed)
     fold, folds = config.fold_of
     return fold_table(table, fold=fold, folds=folds, test_fraction=test, seed=seed)
@@ -215,36 +232,56 @@ def bad_images(root: Path, paths: Sequence[str], *, talk: Talk) -> tuple[tuple[s
     return skipped
 
 
-def count_copies(root: Path, paths: Sequence[str], splits: Sequence[str]) -> tuple[int, int]:
-    """Return how many images are exact copies, and how many sets of copies cross splits."""
-    split_of = {root / path: split for path, split in zip(paths, splits, strict=True)}
-    groups = find_duplicates(split_of)
-    crossing = sum(len({split_of[path] for path in group}) > 1 for group in groups)
-    return sum(len(group) - 1 for group in groups), crossing
+def exact_copies(root: Path, paths: Sequence[str], splits: Sequence[str]) -> ExactCopies:
+    """Return which images are exact copies of others."""
+    position = {root / path: number for number, path in enumerate(paths)}
+    groups = [[position[path] for path in group] for group in find_duplicates(position)]
+    return copies_in(groups, paths=paths, splits=splits)
+
+
+def write_copies(copies: ExactCopies, folder: Path) -> None:
+    """List exact copies in `duplicates.csv`; no file if there are none."""
+    path = folder / DUPLICATES
+    if copies.rows:
+        write_csv(path, header=list(ExactCopy._fields), rows=copies.rows)
+    else:
+        path.unlink(missing_ok=True)  # of images that were here before
 
 
 def _report(table: ImageTable, *, talk: Talk) -> None:
     sizes = ", ".join(f"{number} {split}" for split, number in table.sizes().items())
     classes = counted(len(table.classes), "class", "classes")
-    talk.note(f"Data: {table.spec}: {classes}, {sizes} images.")
+    images = "image" if list(table.sizes().values())[-1:] == [1] else "images"
+    talk.note(f"Data: {table.spec}: {classes}, {sizes} {images}.")
     if table.is_multi_label:
         talk.note(labels_in_words(table.items["label"]))
     for remark in table.remarks:
         talk.warn(remark)
+    warn_of_letters([table.class_titles.get(name, name) for name in table.classes], talk=talk)
 
 
-def warn_of_copies(copies: int, *, crossing: int, talk: Talk) -> None:
-    """Tell of images that equal others byte for byte."""
-    copied = counted(
-        copies, "image is an exact copy of another", "images are exact copies of others"
-    )
+def warn_of_letters(names: Sequence[str], *, talk: Talk) -> None:
+    """Tell of class names that figures cannot show."""
+    if remark := font_remark(names):
+        talk.warn(remark)
+
+
+def warn_of_copies(copies: ExactCopies, *, talk: Talk) -> None:
+    """Tell of images that equal others byte for byte, and name some."""
+    if not copies.rows:
+        return
+    number, crossing = len(copies.rows), copies.crossing
+    one, many = "image is an exact copy of another", "images are exact copies of others"
+    where = " in the same split"
     if crossing:
-        talk.warn(
-            f"{copied}, and {crossing} of the copied pictures "
-            "lie in more than one split: results on val and test are flattered by them."
-        )
-    elif copies:
-        talk.warn(f"{copied} in the same split.")
+        lie = counted(crossing, "of the copied pictures lies", "of the copied pictures lie")
+        where = f", and {lie} in more than one split: results on val and test are flattered"
+    pairs = [f"'{one.path}' equals '{one.same_as}'" for one in copies.examples(most=_NAMED_COPIES)]
+    pairs += ["…"] if number > _NAMED_COPIES else []
+    talk.warn(
+        f"{counted(number, one, many)}{where}. {', '.join(pairs)} ({DUPLICATES} of the run folder "
+        "lists all)."
+    )
 
 
 def tell_of_channels(table: ImageTable, *, channels: int, talk: Talk) -> None:

@@ -1,13 +1,15 @@
 """All models of both sources as one table, kept on disk: listing them builds nothing.
 
-Nothing here loads torch unless the table has to be made anew, once per version of the libraries.
+Nothing here loads torch unless the table has to be made anew, once per version of the libraries;
+whether weights are on this machine is a question to the disk alone.
 """
 
-import dataclasses
+import difflib
 import fnmatch
 import json
+import re
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
@@ -20,7 +22,7 @@ from tlcli.results.json_text import to_json_text
 Task = Literal["classification", "detection"]
 SortKey = Literal["name", "params", "gmacs", "score"]
 
-_FORMAT = 1
+_FORMAT = 2
 """Raised when rows come to mean something else."""
 _LIBRARIES = ("tlcli", "timm", "torchvision")
 
@@ -42,10 +44,13 @@ class ModelEntry:
     """ImageNet top-1 of classifiers, COCO AP of detectors, as a fraction."""
     pretraining: str | None
     license: str | None
+    files: tuple[dict[str, str | None], ...] = field(default=(), repr=False)
+    """Where the weights come from, as `PublishedFile` has it, one for each."""
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values."""
-        return {**vars(self), "weights": list(self.weights)}
+        values = {key: value for key, value in vars(self).items() if key != "files"}
+        return {**values, "weights": list(self.weights)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,6 +102,18 @@ def list_models(
     return [entry for _, entry in zip(range(limit or len(chosen)), available, strict=False)]
 
 
+def weights_here(entry: ModelEntry) -> tuple[str, ...]:
+    """Return the published weights of a model that lie on this machine; opens no socket."""
+    from tlcli.backbones import installed_weights
+    from tlcli.backbones.downloads import PublishedFile, cached_file
+
+    return tuple(
+        tag
+        for tag, file in zip(entry.weights, entry.files, strict=True)
+        if installed_weights.find(entry.name, tag=tag) or cached_file(PublishedFile(**file))
+    )
+
+
 def matches(name: str, pattern: str) -> bool:
     """Say whether a glob fits `source/architecture` or `architecture`.
 
@@ -106,6 +123,17 @@ def matches(name: str, pattern: str) -> bool:
     if not any(sign in glob for sign in "*?["):
         glob = f"*{glob}*"
     return fnmatch.fnmatchcase(text, glob) or fnmatch.fnmatchcase(text.partition("/")[2], glob)
+
+
+def nearest_names(pattern: str, *, task: Task) -> list[str]:
+    """Return up to three models whose names are most like a pattern that no name fits."""
+    architecture = re.sub(r"[*?\[\]]", "", pattern.lower()).rpartition("/")[2]
+    by_architecture: dict[str, str] = {}
+    for entry in load_catalogue():
+        if entry.task == task:
+            by_architecture.setdefault(entry.name.partition("/")[2].lower(), entry.name)
+    near = difflib.get_close_matches(architecture, list(by_architecture), n=3, cutoff=0.6)
+    return [by_architecture[name] for name in near]
 
 
 def load_catalogue() -> list[ModelEntry]:
@@ -143,13 +171,14 @@ def _path() -> Path:
 def _read(path: Path) -> list[ModelEntry] | None:
     try:
         rows = json.loads(path.read_text(encoding="utf-8"))["models"]
-        return [ModelEntry(**{**row, "weights": tuple(row["weights"])}) for row in rows]
+        lists = ("weights", "files")
+        return [ModelEntry(**{**row, **{key: tuple(row[key]) for key in lists}}) for row in rows]
     except (OSError, ValueError, LookupError, TypeError):
         return None  # missing, or cut off by a crash: it is made anew
 
 
 def _keep(path: Path, entries: Sequence[ModelEntry]) -> None:
-    document = {"models": [dataclasses.asdict(entry) for entry in entries]}
+    document = {"models": [asdict(entry) for entry in entries]}
     try:
         make_folder(path.parent)
         write_text(path, to_json_text(document))
@@ -177,6 +206,7 @@ def _from_libraries() -> Iterator[ModelEntry]:
                 score=default.top1 if default else None,
                 pretraining=default.pretraining if default else None,
                 license=default.license if default else None,
+                files=tuple(asdict(source.published_file(name, tag=tag.name)) for tag in tags),
             )
     for name, detector in detectors.NAMED.items():
         facts = detectors.facts(name)
@@ -190,4 +220,7 @@ def _from_libraries() -> Iterator[ModelEntry]:
             score=detectors.box_ap(name),
             pretraining="coco",
             license=DEFAULT_LICENSE,
+            files=tuple(
+                asdict(detectors.published_file(name, tag)) for tag in detectors.tags(name)
+            ),
         )

@@ -36,16 +36,6 @@ class ModelCard:
         }
 
 
-def available_weights(name: str) -> tuple[str, ...]:
-    """Return the published weights of a model that lie on this machine."""
-    bare = name.removeprefix(detectors.PREFIX)
-    if bare in detectors.NAMED:
-        return tuple(tag for tag in detectors.tags(bare) if detectors.find_file(bare, tag))
-    parsed = parse_backbone_name(name)
-    tags = SOURCES[parsed.source].tags(parsed.architecture)
-    return tuple(tag.name for tag in tags if find_weights(parsed, tag.name))
-
-
 def show_model(text: str) -> ModelCard:
     """Return what one model is made of; nothing is downloaded.
 

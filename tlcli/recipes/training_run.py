@@ -18,6 +18,7 @@ from tlcli.models.frozen_proof import FrozenReport, check_frozen, digests_of, fr
 from tlcli.models.saved_model import read_weights, save_weights
 from tlcli.recipes.run_records import OUT_OF_TIME
 from tlcli.recipes.talk import Talk
+from tlcli.results.counted import counted
 from tlcli.results.records import EpochReport
 from tlcli.results.run_dir import RunDirectory
 
@@ -120,10 +121,13 @@ class Training:
         """Take up the last checkpoint of the run folder."""
         extra = self.state.load(self.run.checkpoint_path, device=self.runtime.device)
         self.run.keep_metrics_until(self.state.epoch)
-        self.talk.note(
-            f"Going on after {self.state.epoch} epochs and {self.state.step} steps of the next."
-        )
+        self.talk.note(f"Going on after {self._done} of the next.")
         return History(**extra)
+
+    @property
+    def _done(self) -> str:
+        """What was trained so far, in words."""
+        return f"{counted(self.state.epoch, 'epoch')} and {counted(self.state.step, 'step')}"
 
     def judge_start(self, history: History) -> None:
         """Let the model as it starts count as epoch 0: training has to beat it to be kept.
@@ -158,9 +162,10 @@ class Training:
         if history.is_over:
             return
         if self.max_seconds is not None:
+            epochs = "the one epoch" if self.epochs == 1 else f"all {self.epochs} epochs"
             self.talk.note(
                 "--max-time ends training and validation, not the judgement after it; the learning "
-                f"rate follows all {self.epochs} epochs."
+                f"rate follows {epochs}."
             )
         watch = self._stopwatch(history)
 
@@ -207,11 +212,10 @@ class Training:
         """Save where a larger budget can go on, and make sure that there is something to judge."""
         self._save(history)
         history.is_out_of_time = True
-        done = f"{self.state.epoch} epochs and {self.state.step} steps"
         folder = shlex.quote(str(self.run.path))
         self.talk.note(
-            f"The time is up (--max-time) after {done}. Go on with: tlcli {self.command} --output "
-            f"{folder} --resume --max-time {2 * (self.max_seconds or 0):g}s"
+            f"The time is up (--max-time) after {self._done}. Go on with: tlcli {self.command} "
+            f"--output {folder} --resume --max-time {2 * (self.max_seconds or 0):g}s"
         )
         if history.best_value is not None:
             return
@@ -220,7 +224,7 @@ class Training:
         save_weights(self.state.judged_network, self.run.weights_path)
         self.talk.warn(
             f"No epoch was finished: what is kept has done {self.state.step} of "
-            f"{self.steps_per_epoch} steps of the first."
+            f"{counted(self.steps_per_epoch, 'step')} of the first."
         )
 
     @contextmanager
@@ -242,7 +246,7 @@ class Training:
         After `finish` that is so, and must not be saved again: the network holds the best epoch.
         """
         return InterruptedRunError(
-            f"Stopped after {self.state.epoch} epochs and {self.state.step} steps; saved. "
+            f"Stopped after {self._done}; saved. "
             f"Go on with: tlcli {self.command} --output {shlex.quote(str(self.run.path))} --resume",
             signal_number=signals.received or 0,
         )

@@ -1,0 +1,55 @@
+"""What the losses of a training say of it: learned by heart, or not learned."""
+
+import math
+from collections.abc import Sequence
+
+from tlcli.results.records import Row
+
+_RISE = 1.1
+"""How far val loss is above its lowest when train images are learned by heart."""
+_EPOCHS_SINCE = 2
+_CHANCE_SHARE = 0.5
+"""Of the loss of guessing that a training which fits its images gets below."""
+_GAP = 1.1
+"""How far val loss may be above train loss where more training helps."""
+
+_UNFREEZE = (
+    "Pretrained features may not fit these pictures: train more of the network (--unfreeze last:3, "
+    "--schedule gradual:2). "
+)
+
+
+def learning_remark(
+    rows: Sequence[Row], *, num_classes: int, is_plain_loss: bool, is_partly_frozen: bool
+) -> str | None:
+    """Return what the user should know of how training went, if anything.
+
+    Args:
+        rows: Of `metrics.csv`, one per epoch.
+        num_classes: Of which an image has one; 0 where it may have several.
+        is_plain_loss: Whether the train loss is the cross-entropy of single classes, as that of
+            val is.
+        is_partly_frozen: Whether more of the network could be trained.
+    """
+    train = [row["train/loss"] or 0.0 for row in rows]
+    val = [row["val/loss"] or 0.0 for row in rows]
+    if not rows:
+        return None
+    lowest = val.index(min(val))
+    since = len(val) - 1 - lowest
+    if since >= _EPOCHS_SINCE and val[-1] > _RISE * val[lowest] and train[-1] < train[lowest]:
+        return (
+            f"Overfitting: val loss is {val[-1] / val[lowest] - 1:.0%} above that of epoch "
+            f"{lowest + 1} while train loss fell on. The best epoch is kept; --augment medium, a "
+            "smaller --backbone-lr, less --unfreeze, --label-smoothing 0.1 or more images may make "
+            "it better."
+        )
+    if not num_classes or not is_plain_loss:
+        return None
+    chance = math.log(num_classes)
+    if train[-1] <= _CHANCE_SHARE * chance or val[-1] >= _GAP * train[-1]:
+        return None
+    return (
+        f"Underfitting: the train loss is {train[-1]:.2f} in the end, where guessing costs "
+        f"{chance:.2f}. {_UNFREEZE if is_partly_frozen else ''}Give more --epochs or a larger --lr."
+    )
