@@ -61,10 +61,10 @@ def smallest_of_each_family() -> list[str]:
     return sorted(name for _, name in smallest.values())
 
 
-def problems_of(name: str) -> list[str]:
+def problems_of(name: str, *, is_patient: bool = False) -> list[str]:
     """Return what is wrong with a model, where it matters by a second look with real numbers."""
     found = list(look(name, device="meta"))
-    if any(problem.startswith(UNSURE) for problem in found) and is_small(name):
+    if any(problem.startswith(UNSURE) for problem in found) and (is_patient or is_small(name)):
         return list(look(name, device="cpu"))
     return found
 
@@ -82,8 +82,11 @@ def look(name: str, *, device: str) -> Iterator[str]:
     """Yield what is wrong with a model on a device."""
     try:
         backbone = build(name, device=device)
-    except (TlcliError, NotImplementedError, RuntimeError, ValueError) as error:
+    except TlcliError as error:
         yield f"build: {first_line(error)}"
+        return
+    except Exception as error:
+        yield f"build: {type(error).__name__}: {first_line(error)}"
         return
     yield from stage_problems(backbone)
     network, heads = backbone.network, backbone.head_names
@@ -97,10 +100,12 @@ def look(name: str, *, device: str) -> Iterator[str]:
         yield f"weight decay: no parameter is called {sorted(unknown)[0]}"
 
 
-def build(name: str, *, device: str) -> Backbone:
+def build(name: str, *, device: str, input_size: int | None = None) -> Backbone:
     """Build with random weights."""
     with torch.device(device):
-        return build_untrained(parse_backbone_name(name), weights=WeightsChoice(kind="none"))
+        return build_untrained(
+            parse_backbone_name(name), weights=WeightsChoice(kind="none"), input_size=input_size
+        )
 
 
 def stage_problems(backbone: Backbone) -> Iterator[str]:
@@ -196,6 +201,7 @@ def main() -> None:
     parser.add_argument("pattern", nargs="?", default="*")
     parser.add_argument("--families", action="store_true", help="the smallest of each family only")
     parser.add_argument("--output", type=Path, help="CSV of all models and their problems; goes on")
+    parser.add_argument("--patient", action="store_true", help="a second look at large ones too")
     parser.add_argument("--part", default="0/1", help="i/n: every n-th model from the i-th on")
     args = parser.parse_args()
     warnings.filterwarnings("ignore")
@@ -205,7 +211,7 @@ def main() -> None:
     known = read_known(args.output)
     for name in names:
         if name not in known:
-            known[name] = "; ".join(problems_of(name))
+            known[name] = "; ".join(problems_of(name, is_patient=args.patient))
             if args.output:
                 with args.output.open("a", newline="") as file:
                     csv.writer(file).writerow((name, known[name]))

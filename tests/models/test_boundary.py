@@ -8,10 +8,33 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from tests.models.joined_networks import (
+    AlwaysRandom,
+    AsksForSizes,
+    AsksForTheCount,
+    AsksForValues,
+    AsksOfNone,
+    ChangesWhatIsCut,
+    CrossedByLists,
+    DropsInItsOwnCode,
+    DropsInPlace,
+    GivesWholeNumbers,
+    HasOptions,
+    MixesImages,
+    SpreadsSizes,
+    UsesTheCount,
+    Windows,
+)
 from tlcli.backbones.catalog import parse_backbone_name
 from tlcli.backbones.pretrained import build_untrained, choose_weights
 from tlcli.backbones.stages import Stage
-from tlcli.models.boundary import TRIED_IMAGES, NoBoundaryError, split_network, trunk_share
+from tlcli.models.boundary import (
+    TRIED_IMAGES,
+    NoBoundaryError,
+    SplitNetwork,
+    split_network,
+    trunk_share,
+)
 from tlcli.models.staged import StagedModel
 from tlcli.models.stochastic_layers import set_drop_path, set_head_dropout
 
@@ -148,52 +171,6 @@ def test_split__nothing_frozen() -> None:
         split_network(model, example=pictures())
 
 
-class Joined(nn.Module):
-    """A frozen and a trained layer with something between them."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.body = nn.Conv2d(3, 4, 3)
-        self.head = nn.Linear(4, 3)
-
-    def forward(self, images: Tensor) -> Tensor:
-        return self.head(self.between(self.body(images)))
-
-    def between(self, maps: Tensor) -> Tensor:
-        return maps.mean((2, 3))
-
-
-class AsksForValues(Joined):
-    def between(self, maps: Tensor) -> Tensor:
-        return maps.mean((2, 3)) if maps.sum() > 0 else maps.amax((2, 3))
-
-
-class UsesTheCount(Joined):
-    def forward(self, images: Tensor) -> Tensor:
-        maps = self.body(images)
-        count, size = maps.shape[0], maps.shape[2]
-        scale = self.head.bias.expand(count, -1)
-        return self.head(maps.mean((2, 3))) * size + scale
-
-
-class MixesImages(Joined):
-    def forward(self, images: Tensor) -> Tensor:
-        maps = self.body(images)
-        center = maps.mean((0, 2, 3))
-        return self.head(maps.mean((2, 3)) - center) + center[0]
-
-
-class AlwaysRandom(Joined):
-    def __init__(self) -> None:
-        super().__init__()
-        self.body = nn.Sequential(nn.Conv2d(3, 4, 3), Noise())
-
-
-class Noise(nn.Module):
-    def forward(self, maps: Tensor) -> Tensor:
-        return F.dropout(maps, 0.5, training=True)
-
-
 def own_model(network: nn.Module) -> StagedModel:
     stages = (Stage(name="body", members=("body",)), Stage(name="head", members=("head",)))
     model = StagedModel(network, stages=stages)
@@ -206,17 +183,99 @@ def test_split__number_of_images_may_cross() -> None:
 
     split = split_network(model, example=pictures())
 
-    more = torch.cat([pictures(), pictures()])
-    with torch.no_grad():
-        assert torch.equal(split.tail(*split.trunk(more)), model(more))
+    assert_is_whole(split, model)
+
+
+def assert_is_whole(split: SplitNetwork, model: StagedModel) -> None:
+    """In both modes, for another number of images than it was cut with."""
+    more = torch.cat([pictures(), pictures().flip(2)])[:5]
+    for is_training in (True, False):
+        model.train(is_training)
+        torch.manual_seed(3)
+        whole = model(more)
+        torch.manual_seed(3)
+        halves = split.tail(*split.trunk(more))
+        assert torch.equal(whole, halves)
+        assert whole.std() > 0
+
+
+@pytest.mark.parametrize(
+    ("network", "shapes"),
+    [
+        (AsksForSizes(), [(4,)]),
+        (SpreadsSizes(), [(4,)]),
+        (HasOptions(), [(4,)]),
+        (DropsInItsOwnCode(), [(4,)]),
+        (DropsInPlace(), [(4,)]),
+        (CrossedByLists(), [(4, 62, 62), (4,), (4,)]),
+        (Windows(), [(4, 4)]),
+    ],
+)
+def test_split__code_that_joins_layers(
+    network: nn.Module, shapes: Sequence[tuple[int, ...]]
+) -> None:
+    model = own_model(network)
+
+    split = split_network(model, example=pictures())
+
+    assert list(split.shapes) == shapes
+    assert_is_whole(split, model)
+
+
+def test_split__items_of_lists_have_names() -> None:
+    split = split_network(own_model(CrossedByLists()), example=pictures())
+
+    assert sorted(split.names) == ["body_0_0", "body_0_1", "body_1"]
+
+
+def test_split__rows_of_windows_belong_to_their_image() -> None:
+    split = split_network(own_model(Windows()), example=pictures())
+
+    swapped = split.trunk(pictures().flip(0))[0]
+
+    assert torch.allclose(swapped.flip(0), split.trunk(pictures())[0], atol=1e-6)
+
+
+def test_split__tail_follows_the_mode_of_the_model() -> None:
+    model = own_model(DropsInItsOwnCode())
+    split = split_network(model, example=pictures())
+    values = split.trunk(pictures())
+
+    model.train()
+    assert not torch.equal(split.tail(*values), split.tail(*values))
+    model.eval()
+    assert torch.equal(split.tail(*values), split.tail(*values))
+
+
+def test_split__draws_no_random_number_of_the_run() -> None:
+    model = own_model(DropsInItsOwnCode())
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+
+    torch.manual_seed(5)
+    split_network(model, example=pictures())
+
+    assert torch.equal(torch.rand(3), expected)
+
+
+def test_split__failure_prints_nothing(capfd: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(NoBoundaryError, match="cannot be traced"):
+        split_network(own_model(AsksOfNone()), example=pictures())
+
+    assert capfd.readouterr() == ("", "")
 
 
 @pytest.mark.parametrize(
     ("network", "reason"),
     [
-        (AsksForValues(), "its forward pass cannot be traced"),
-        (MixesImages(), "has no row for each image"),
-        (AlwaysRandom(), "gives other values in training"),
+        (AsksForValues(), r"cannot be traced \(its code asks for the value of 'gt'\)"),
+        (AsksForTheCount(), r"cannot be traced \(its code asks for the value of 'gt'\)"),
+        (MixesImages(), "at 'sub' is not the same for the same image"),
+        (MixesImages(only_these=True), "at 'getitem' has no row for each image"),
+        (AlwaysRandom(1.0), "at 'mean' is not the same for the same image"),
+        (AlwaysRandom(1e-4), "its frozen part gives other values in training"),
+        (GivesWholeNumbers(), "at 'mod' is torch.int64"),
+        (ChangesWhatIsCut(), "its two halves do not give what the whole gives"),
     ],
 )
 def test_split__what_cannot_be_cut_says_why(network: nn.Module, reason: str) -> None:

@@ -1,29 +1,29 @@
 """A network cut in two: the trunk, which no training changes, and the tail behind it.
 
 The trunk is everything that depends on no trainable parameter and on no random number. It is found
-from the network's own graph, not from names of layers: torch.fx follows the forward pass, and
-modules whose tensors are all frozen, or all trained, are taken as a whole. So only the code that
-joins such modules must be traceable, and what is inside of them may do anything.
+from the network's own graph (`boundary_graph`), not from names of layers.
 
 Both halves call the network's own layers: nothing is copied, and what `StagedModel` does to a layer
 (mode, gradients, weights) is done to its half too.
 """
 
 import operator
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from timm.models._features_fx import get_notrace_functions
 from torch import Tensor, fx, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from tlcli.models.staged import StagedModel, has_statistics
-from tlcli.models.stochastic_layers import is_stochastic
+from tlcli.models.boundary_graph import Sides, sides_of, trace, unpack
+from tlcli.models.staged import StagedModel
 
 TRIED_IMAGES = 3
 """Images that show what a cut value is: one more than the two it is compared with."""
+_ROW_TOLERANCE = 1e-2
+"""Of the largest value: what one more image in a batch may change in the rows of the others."""
 _FAILURES = (
     AssertionError,
     AttributeError,
@@ -47,8 +47,9 @@ class SplitNetwork:
 
     trunk: fx.GraphModule
     """Normalised images (B, 3, H, W) -> one tensor (B, ...) for each of `names`."""
-    tail: fx.GraphModule
-    """These tensors -> what the network puts out."""
+    tail: nn.Module
+    """These tensors -> what the network puts out, in the mode that it is in. Layers that work in
+    place may change the tensors."""
     names: tuple[str, ...]
     """Of the values that cross the boundary, after the layers that they come from."""
     shapes: tuple[tuple[int, ...], ...]
@@ -79,14 +80,12 @@ def split_network(model: StagedModel, *, example: Tensor) -> SplitNetwork:
     was_training = model.training
     buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
     try:
-        model.train()
-        graph = _Tracer(model).trace(model.network)
-        sides = _sides(graph, model.network)
-        split = _halves(model.network, graph, sides, example=example)
-        values = []
-        for mode in (True, False):
-            model.train(mode)
-            values.append(_compare(model.network, split, example=example, seed=int(mode)))
+        with torch.random.fork_rng(devices=[example.device] if example.is_cuda else []):
+            split = _split(model, example=example)
+            values = []
+            for mode in (True, False):
+                model.train(mode)
+                values.append(_compare(model.network, split, example=example, seed=int(mode)))
         if not all(torch.equal(a, b) for a, b in zip(*values, strict=True)):
             raise NoBoundaryError("its frozen part gives other values in training")
         return split
@@ -119,103 +118,70 @@ def trunk_share(model: StagedModel, split: SplitNetwork, *, example: Tensor) -> 
     return trunk.get_total_flops() / step if step else 1.0
 
 
-class _Tracer(fx.Tracer):
-    """Follows the code that joins modules whose tensors are all frozen, or all trained."""
-
-    def __init__(self, model: StagedModel) -> None:
-        super().__init__(autowrap_functions=tuple(get_notrace_functions()))
-        self._model = model
-
-    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        """Take a module as a whole unless it holds stages of both kinds."""
-        return not self._model.is_mixed(module_qualified_name)
-
-
-@dataclass(frozen=True)
-class _Sides:
-    """On which side of the boundary the nodes of a graph lie."""
-
-    images: fx.Node
-    of_images: frozenset[fx.Node]
-    """What depends on the images."""
-    tail: frozenset[fx.Node]
-    """What depends on a trained parameter or on chance."""
-    cut: tuple[fx.Node, ...]
-    """What depends on the images, lies in the trunk, and is used in the tail."""
+def _split(model: StagedModel, *, example: Tensor) -> SplitNetwork:
+    """Cut the graph; that of each mode where the network's own code does other things in them."""
+    graphs = []
+    for mode in (True, False):
+        model.train(mode)
+        graphs.append(trace(model, example=example))
+    model.train()  # which says what moves and what is random
+    is_one = len({graph.python_code("self").src for graph in graphs}) == 1
+    halves = [_halves(model.network, graph, example=example) for graph in graphs[: 2 - is_one]]
+    training, evaluation = halves[0], halves[-1]
+    if is_one:
+        return training
+    if (training.names, training.shapes) != (evaluation.names, evaluation.shapes):
+        raise NoBoundaryError("other values cross the boundary in training than in evaluation")
+    tail = _TailOfBothModes(model.network, training=training.tail, evaluation=evaluation.tail)
+    return replace(training, tail=tail)
 
 
-def _sides(graph: fx.Graph, network: nn.Module) -> _Sides:
-    images = next(node for node in graph.nodes if node.op == "placeholder")
-    of_images, tail = {images}, set()
-    for node in graph.nodes:
-        inputs = node.all_input_nodes
-        if any(one in of_images for one in inputs):
-            of_images.add(node)
-        if any(one in tail for one in inputs) or _is_trained(node, network) or node.op == "output":
-            tail.add(node)
-    cut = [
-        node
-        for node in graph.nodes
-        if node in of_images - tail and any(user in tail for user in node.users)
-    ]
-    if cut == [images]:
+class _TailOfBothModes(nn.Module):
+    """Runs the half that belongs to the mode of its network."""
+
+    def __init__(self, network: nn.Module, *, training: nn.Module, evaluation: nn.Module) -> None:
+        super().__init__()
+        self.in_training = training
+        self.in_evaluation = evaluation
+        self._network = (network,)  # no part of the tail: only its mode is asked for
+
+    def forward(self, *values: Tensor) -> Any:
+        """Return what the network puts out."""
+        is_training = self._network[0].training
+        return (self.in_training if is_training else self.in_evaluation).forward(*values)
+
+
+def _halves(network: nn.Module, graph: fx.Graph, *, example: Tensor) -> SplitNetwork:
+    sides = sides_of(graph, network)
+    if sides.cut == (sides.images,):
         raise NoBoundaryError("nothing is frozen before the first layer that is trained")
-    return _Sides(images, frozenset(of_images), frozenset(tail), tuple(cut))
-
-
-def _is_trained(node: fx.Node, network: nn.Module) -> bool:
-    """Say whether a node is itself trained, or draws random numbers in the mode of training."""
-    if node.op == "call_module":
-        module = network.get_submodule(str(node.target))
-        is_moving = any(layer.training and has_statistics(layer) for layer in module.modules())
-        is_trained = any(parameter.requires_grad for parameter in module.parameters())
-        return is_trained or is_moving or is_stochastic(module)
-    if node.op == "get_attr":
-        value = operator.attrgetter(str(node.target))(network)
-        return isinstance(value, Tensor) and value.requires_grad
-    if node.op == "call_function" and "dropout" in getattr(node.target, "__name__", ""):
-        return bool(node.kwargs.get("training", True))
-    return False
-
-
-def _halves(network: nn.Module, graph: fx.Graph, sides: _Sides, *, example: Tensor) -> SplitNetwork:
+    while packed := _packed(_trunk(network, graph, sides), sides.cut, images=example[:1]):
+        for node, length in packed.items():
+            unpack(node, length=length, users=sides.tail)
+        sides = sides_of(graph, network)
     trunk = _trunk(network, graph, sides)
     kinds = _kinds_of_cut(trunk, sides.cut, example=example)
     rows = {node: kind for node in sides.cut if isinstance(kind := kinds[node], _Rows)}
     if not rows:
         raise NoBoundaryError("no value with a row for each image crosses the boundary")
-    if len(rows) < len(sides.cut):
-        trunk = _trunk(network, graph, sides, wanted=tuple(rows))
+    if len(rows) < len(sides.cut) or any(row.per_image > 1 for row in rows.values()):
+        trunk = _trunk(network, graph, sides, rows=rows)
     return SplitNetwork(
         trunk=trunk,
-        tail=_tail(network, graph, sides, kinds=kinds, rows=tuple(rows)),
+        tail=_tail(network, graph, sides, kinds=kinds),
         names=tuple(node.name for node in rows),
         shapes=tuple(row.shape for row in rows.values()),
         formats=tuple(row.format for row in rows.values()),
     )
 
 
-def _trunk(
-    network: nn.Module,
-    graph: fx.Graph,
-    sides: _Sides,
-    *,
-    wanted: Sequence[fx.Node] | None = None,
-) -> fx.GraphModule:
-    """Return the graph from the images to the values that are cut."""
-    half, copies = fx.Graph(), dict[fx.Node, fx.Node]()
-    for node in graph.nodes:
-        if node not in sides.tail:
-            copies[node] = half.node_copy(node, lambda one: copies[one])
-    half.output(tuple(copies[node] for node in (sides.cut if wanted is None else wanted)))
-    return _module(network, half)
-
-
 @dataclass(frozen=True)
 class _Rows:
-    """A tensor with one row for each image, of this shape and memory format."""
+    """A tensor with so many rows for each image, one image behind the other."""
 
+    per_image: int
     shape: tuple[int, ...]
+    """Of what belongs to one image."""
     format: torch.memory_format
 
 
@@ -226,11 +192,43 @@ class _Same:
     value: Any
 
 
+@dataclass(frozen=True)
 class _Count:
-    """The number of images."""
+    """The number of images, or a multiple."""
+
+    times: int
 
 
 _Kind = _Rows | _Same | _Count
+
+
+def _trunk(
+    network: nn.Module,
+    graph: fx.Graph,
+    sides: Sides,
+    *,
+    rows: dict[fx.Node, _Rows] | None = None,
+) -> fx.GraphModule:
+    """Return the graph from the images to the values that are cut, or to a row for each image."""
+    half, copies = fx.Graph(), dict[fx.Node, fx.Node]()
+    for node in graph.nodes:
+        if node not in sides.tail:
+            copies[node] = half.node_copy(node, lambda one: copies[one])
+    if rows is None:
+        half.output(tuple(copies[node] for node in sides.cut))
+        return _module(network, half)
+    for node, row in rows.items():
+        if row.per_image > 1:
+            copies[node] = half.call_method("unflatten", (copies[node], 0, (-1, row.per_image)))
+    half.output(tuple(copies[node] for node in rows))
+    return _module(network, half)
+
+
+@torch.no_grad()
+def _packed(trunk: fx.GraphModule, cut: Sequence[fx.Node], *, images: Tensor) -> dict[fx.Node, int]:
+    """Return which cut values are lists or tuples, sizes too, and their lengths."""
+    values = zip(cut, trunk.forward(images), strict=True)
+    return {node: len(one) for node, one in values if isinstance(one, list | tuple) and one}
 
 
 @torch.no_grad()
@@ -238,23 +236,40 @@ def _kinds_of_cut(
     trunk: fx.GraphModule, cut: Sequence[fx.Node], *, example: Tensor
 ) -> dict[fx.Node, _Kind]:
     """Tell what crosses the boundary by what changes with the number of images."""
-    fewer, all_of_them = trunk(example[:-1]), trunk(example)
+    fewer, all_of_them = trunk.forward(example[:-1]), trunk.forward(example)
     return {
-        node: _kind(node, fewer[place], all_of_them[place], counts=(len(example) - 1, len(example)))
+        node: _kind(node, fewer[place], all_of_them[place], example=example)
         for place, node in enumerate(cut)
     }
 
 
-def _kind(node: fx.Node, fewer: Any, more: Any, *, counts: tuple[int, int]) -> _Kind:
-    if isinstance(fewer, Tensor):
-        if fewer.ndim > 0 and (fewer.shape[0], more.shape[0]) == counts:
-            return _Rows(tuple(more.shape[1:]), _format(more))
-    elif isinstance(fewer, int | float | str | torch.Size | tuple | type(None)):
+def _kind(node: fx.Node, fewer: Any, more: Any, *, example: Tensor) -> _Kind:
+    """Tell what a value is that was computed for all images, and for all but the last."""
+    count = len(example)
+    if isinstance(more, Tensor):
+        if more.dtype != example.dtype:
+            raise NoBoundaryError(f"what crosses the boundary at '{node.name}' is {more.dtype}")
+        times = more.shape[0] // count if more.ndim else 0
+        if times and (len(fewer), len(more)) == (times * (count - 1), times * count):
+            _check_rows(node, fewer, more[: len(fewer)])
+            shape = more.shape[1:] if times == 1 else (times, *more.shape[1:])
+            layout = _format(more) if times == 1 else torch.contiguous_format
+            return _Rows(times, tuple(shape), layout)
+    elif isinstance(more, int | float | str | list | tuple | type(None)):
         if fewer == more:
-            return _Same(fewer)
-        if (fewer, more) == counts:
-            return _Count()
+            return _Same(more)
+        if isinstance(more, int) and fewer * count == more * (count - 1):
+            return _Count(more // count)
     raise NoBoundaryError(f"what crosses the boundary at '{node.name}' has no row for each image")
+
+
+def _check_rows(node: fx.Node, alone: Tensor, among_others: Tensor) -> None:
+    """Make sure that the first rows are those of the first images, whatever comes behind."""
+    largest = among_others.abs().max()
+    if ((alone - among_others).abs() > _ROW_TOLERANCE * largest).any():
+        raise NoBoundaryError(
+            f"what crosses the boundary at '{node.name}' is not the same for the same image"
+        )
 
 
 def _format(tensor: Tensor) -> torch.memory_format:
@@ -265,29 +280,26 @@ def _format(tensor: Tensor) -> torch.memory_format:
 
 
 def _tail(
-    network: nn.Module,
-    graph: fx.Graph,
-    sides: _Sides,
-    *,
-    kinds: dict[fx.Node, _Kind],
-    rows: Sequence[fx.Node],
+    network: nn.Module, graph: fx.Graph, sides: Sides, *, kinds: dict[fx.Node, _Kind]
 ) -> fx.GraphModule:
     """Return the graph from the cut values to the output; what needs no image is done there too."""
     half, copies = fx.Graph(), dict[fx.Node, Any]()
-    for node in rows:
-        copies[node] = half.placeholder(node.name)
+    rows = {node: kind for node, kind in kinds.items() if isinstance(kind, _Rows)}
+    given = {node: half.placeholder(node.name) for node in rows}
     for node, kind in kinds.items():
-        if isinstance(kind, _Count):
-            copies[node] = half.call_method("size", (copies[rows[0]], 0))
-        elif isinstance(kind, _Same):
+        if isinstance(kind, _Same):
             copies[node] = kind.value
+        elif isinstance(kind, _Rows) and kind.per_image == 1:
+            copies[node] = given[node]
+        elif isinstance(kind, _Rows):
+            copies[node] = half.call_method("flatten", (given[node], 0, 1))
+        else:
+            count = half.call_method("size", (next(iter(given.values())), 0))
+            copies[node] = half.call_function(operator.mul, (count, kind.times))
     for node in graph.nodes:
         if node in copies or (node in sides.of_images and node not in sides.tail):
             continue
-        if node.op == "placeholder":  # an option of the forward pass that is left at its default
-            copies[node] = node.args[0] if node.args else None
-        else:
-            copies[node] = _copied(node, half, copies)
+        copies[node] = _copied(node, half, copies)
     return _module(network, half)
 
 
@@ -315,12 +327,33 @@ def _compare(
     network: nn.Module, split: SplitNetwork, *, example: Tensor, seed: int
 ) -> tuple[Tensor, ...]:
     """Return what the trunk gives, if both halves give what the whole gives, chance included."""
-    with torch.random.fork_rng(devices=[example.device] if example.is_cuda else []):
+    with _received(network) as by_whole:
         torch.manual_seed(seed)
-        whole = network(example)
+        by_whole.append(network(example))
+    with _received(network) as by_halves:
         torch.manual_seed(seed)
-        values: tuple[Tensor, ...] = split.trunk(example)
-        halves = split.tail(*values)
-    if not torch.equal(whole, halves):
+        values: tuple[Tensor, ...] = split.trunk.forward(example)
+        by_halves.append(split.tail.forward(*(value.clone() for value in values)))
+    if len(by_whole) != len(by_halves) or not all(map(torch.equal, by_whole, by_halves)):
         raise NoBoundaryError("its two halves do not give what the whole gives")
     return values
+
+
+@contextmanager
+def _received(network: nn.Module) -> Iterator[list[Tensor]]:
+    """Collect what trained layers are given; a new head of zeros makes the same of everything."""
+    received: list[Tensor] = []
+
+    def keep(_module: nn.Module, inputs: tuple[Any, ...]) -> None:
+        received.extend(one.clone() for one in inputs if isinstance(one, Tensor))
+
+    hooks = [
+        module.register_forward_pre_hook(keep)
+        for module in network.modules()
+        if any(parameter.requires_grad for parameter in module.parameters(recurse=False))
+    ]
+    try:
+        yield received
+    finally:
+        for hook in hooks:
+            hook.remove()
