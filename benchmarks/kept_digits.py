@@ -5,12 +5,14 @@
 
 With every seed three runs of `tlcli finetune`, same views: nothing kept; kept in float32 without
 folding, which has to give every loss to the last digit; kept in float16 with BatchNorm folded, as
-is the default. Printed are the largest relative difference of an epoch's train loss and the
-accuracies of val, seed by seed. The plot shows the losses of the first seed on each other.
+is the default. Printed are the largest relative difference of an epoch's train loss, the accuracy
+of val, and whether the weights of the best epoch are the same bytes, seed by seed. The plot shows
+the losses of the first seed on each other.
 """
 
 import argparse
 import csv
+import os
 import subprocess
 import sys
 import tempfile
@@ -26,16 +28,18 @@ ARMS = {
 Rows = list[dict[str, str]]
 
 
-def run(arm: str, args: argparse.Namespace, *, seed: int, folder: Path) -> Rows:
-    """Train and return the rows of `metrics.csv`."""
+def run(arm: str, args: argparse.Namespace, *, seed: int, folder: Path) -> tuple[Rows, bytes]:
+    """Train; return the rows of `metrics.csv` and the weights."""
     options = ["--data", args.data, "--model", args.model, "--weights", args.weights]
     options += ["--unfreeze", args.unfreeze, "--epochs", str(args.epochs)]
     options += ["--views", str(args.views), "--limit", str(args.limit), "--seed", str(seed)]
     output = folder / f"{arm.replace(', ', '-').replace(' ', '-')}-{seed}"
     command = [sys.executable, "-m", "tlcli", "finetune", *options, *ARMS[arm], "--quiet"]
-    subprocess.run([*command, "--output", str(output)], check=True, stdout=subprocess.DEVNULL)
+    command += ["--output", str(output)]
+    environment = {**os.environ, "TLCLI_CACHE_DIR": str(folder / "cache")}
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env=environment)
     with (output / "metrics.csv").open(newline="") as file:
-        return list(csv.DictReader(file))
+        return list(csv.DictReader(file)), (output / "model.safetensors").read_bytes()
 
 
 def largest_difference(rows: Rows, others: Rows) -> float:
@@ -71,14 +75,18 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--plot", type=Path)
     args = parser.parse_args()
-    print("seed  arm               loss, largest relative difference  last val top-1")
+    print("seed  arm               loss, largest relative difference  last val top-1  weights")
     with tempfile.TemporaryDirectory() as folder:
         for seed in range(args.seeds):
-            curves = {arm: run(arm, args, seed=seed, folder=Path(folder)) for arm in ARMS}
-            for arm, rows in curves.items():
+            runs = {arm: run(arm, args, seed=seed, folder=Path(folder)) for arm in ARMS}
+            curves = {arm: rows for arm, (rows, _) in runs.items()}
+            for arm, (rows, weights) in runs.items():
                 difference = largest_difference(curves["not kept"], rows)
                 accuracy = float(rows[-1]["val/top1"])
-                print(f"{seed:4}  {arm:16}  {difference:33.1e}  {accuracy:14.4f}", flush=True)
+                same = "same" if weights == runs["not kept"][1] else "differ"
+                print(
+                    f"{seed:4}  {arm:16}  {difference:33.1e}  {accuracy:14.4f}  {same}", flush=True
+                )
             if args.plot and seed == 0:
                 plot(curves, args.plot)
 

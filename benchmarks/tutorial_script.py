@@ -34,6 +34,8 @@ def build(name: str, weights: str, *, num_classes: int) -> tuple[nn.Module, dict
         config = timm.data.resolve_model_data_config(model)
         return model, {"mean": config["mean"], "std": config["std"]}
     model = torchvision.models.get_model(architecture, weights=None)
+    if weights != "none":
+        model.load_state_dict(safetensors.torch.load_file(weights))
     head = "fc" if hasattr(model, "fc") else "heads" if hasattr(model, "heads") else "classifier"
     last = getattr(model, head)
     if isinstance(last, nn.Linear):

@@ -133,7 +133,7 @@ def test_load_images__copies_across_splits_are_warned_of(data: Path) -> None:
     assert talk.warnings == [
         "1 image is an exact copy of another, and 1 of the copied pictures lies in more than one "
         "split: results on val and test are flattered. 'val/ant/copy.png' equals 'train/ant/0.png' "
-        "(duplicates.csv of the run folder lists all)."
+        "(duplicates.csv of a run folder lists all)."
     ]
     assert talk.notes == [f"Data: {data}: 3 classes, 15 train, 10 val images."]
 
@@ -150,7 +150,7 @@ def test_load_images__copies_in_one_split_are_told(data: Path) -> None:
     assert images.copies.rows == (("train/bee/copy.png", "train", "train/bee/0.png", "train"),)
     assert talk.warnings == [
         "1 image is an exact copy of another in the same split. 'train/bee/copy.png' equals "
-        "'train/bee/0.png' (duplicates.csv of the run folder lists all)."
+        "'train/bee/0.png' (duplicates.csv of a run folder lists all)."
     ]
 
 

@@ -9,7 +9,8 @@ from tlcli.results.records import Row
 
 
 def rows_of(train: list[float], val: list[float]) -> list[Row]:
-    return [{"train/loss": a, "val/loss": b} for a, b in zip(train, val, strict=True)]
+    pairs = enumerate(zip(train, val, strict=True), start=1)
+    return [{"epoch": epoch, "train/loss": a, "val/loss": b} for epoch, (a, b) in pairs]
 
 
 def remark_of(
@@ -32,7 +33,24 @@ def test_remark__val_loss_rises_while_train_loss_falls() -> None:
     remark = remark_of([1.0, 0.5, 0.2, 0.1], [1.0, 0.8, 0.9, 1.0])
 
     assert remark is not None
-    assert remark.startswith("Overfitting: val loss is 25% above that of epoch 2")
+    assert remark.startswith("Overfitting: val loss rose from 0.8 (epoch 2) to 1 while train")
+
+
+def test_remark__lowest_loss_of_zero() -> None:
+    remark = remark_of([1.0, 0.5, 0.2, 0.1], [0.5, 0.0, 1.0, 2.0])
+
+    assert remark is not None
+    assert "rose from 0 (epoch 2) to 2" in remark
+
+
+def test_remark__rows_without_loss_are_left_out() -> None:
+    rows = rows_of([1.0, 0.5, 0.2, 0.1], [1.0, 0.8, 0.9, 1.0])
+    rows[0]["val/loss"] = None
+
+    remark = learning_remark(rows, num_classes=10, is_plain_loss=True, is_partly_frozen=True)
+
+    assert remark is not None
+    assert "(epoch 2)" in remark
 
 
 @pytest.mark.parametrize(
@@ -42,6 +60,7 @@ def test_remark__val_loss_rises_while_train_loss_falls() -> None:
         pytest.param([1.0, 0.5, 0.2, 0.1], [1.0, 0.8, 0.8, 0.87], id="hardly above"),
         pytest.param([1.0, 0.5, 0.6, 0.7], [1.0, 0.8, 0.9, 1.0], id="train loss rises too"),
         pytest.param([1.0, 0.5, 0.2, 0.1], [1.0, 0.8, 0.7, 0.6], id="still better"),
+        pytest.param([1e-2, 1e-3, 1e-4, 1e-5], [2e-5, 1e-5, 1e-5, 3e-5], id="nearly nought"),
         pytest.param([], [], id="nothing"),
     ],
 )

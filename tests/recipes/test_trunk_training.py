@@ -301,7 +301,7 @@ def test_run__overflow_names_the_option(
 ) -> None:
     common = {"data": photos, "weights": resnet_file, **FROZEN, "trunk_cache": "disk"}
     with pytest.raises(DataError, match="--cache-dtype"):
-        finetune(tmp_path / "run", std="1e-9", **common)
+        finetune(tmp_path / "run", std="1e-9", cache_dtype="float16", **common)
 
 
 def test_run__evaluate_agrees(tmp_path: Path, photos: Path, resnet_file: Path) -> None:
@@ -381,7 +381,9 @@ def test_image_cache__phases_with_a_frozen_part_keep_that(
     finetune(tmp_path / "kept", trunk_cache="disk", image_cache="disk", **common, **LOSSLESS)
 
     first, second = trunk_of(tmp_path / "kept")["phases"]
-    assert (first["kept"], second["kept"], second["boundary"]) == ("disk", "disk", ["pixels"])
+    assert (first["kept"], first["images_kept"], first["dtype"]) == ("disk", "off", "float32")
+    assert (second["kept"], second["images_kept"]) == ("off", "disk")
+    assert second["boundary"] == ["pixels"]
     assert comparable(tmp_path / "kept") == comparable(tmp_path / "off")
 
 
@@ -405,3 +407,33 @@ def test_run__another_seed_finds_the_views_another_view_seed_does_not(
     assert trunk_of(tmp_path / "views")["misses"] == 2 * 12, "val and test have no random views"
     losses = [metrics_of(tmp_path / name)[0]["train/loss"] for name in ("first", "seed", "views")]
     assert len(set(losses)) == 3
+
+
+@pytest.mark.parametrize("tier", ["ram", "disk"])
+def test_image_cache__serves_a_frozen_part_that_is_not_kept(
+    tmp_path: Path, photos: Path, resnet_file: Path, tier: str
+) -> None:
+    common = {"data": photos, "weights": resnet_file, **FROZEN, "trunk_cache": "off", "views": 2}
+    for layout in (True, False):
+        options = {**common, "channels_last": layout}
+        finetune(tmp_path / f"off {layout}", **options)
+        _, talk = finetune(tmp_path / f"kept {layout}", image_cache=tier, **options)
+
+        assert comparable(tmp_path / f"kept {layout}") == comparable(tmp_path / f"off {layout}")
+        kept = trunk_of(tmp_path / f"kept {layout}")
+        assert any(note.startswith("Images: kept ") for note in talk.notes)
+        (phase,) = kept["phases"]
+        assert (phase["kept"], phase["images_kept"], phase["dtype"]) == ("off", tier, None)
+        assert kept["misses"] == (0 if tier == "disk" and not layout else 2 * 12 + 9 + 6)
+    with pytest.raises((ConfigError, MachineError), match="--image-cache"):
+        finetune(tmp_path / "full", image_cache=tier, cache_limit="1KB", **common)
+
+
+def test_run__dtype_is_told(tmp_path: Path, photos: Path, resnet_file: Path) -> None:
+    common = {"data": photos, "weights": resnet_file, **FROZEN, "trunk_cache": "ram"}
+    _, talk = finetune(tmp_path / "run", **common)
+    _, wide = finetune(tmp_path / "wide", std="1e-5", **common)
+
+    assert any("kept in memory in float16" in note for note in talk.notes)
+    assert trunk_of(tmp_path / "run")["phases"][0]["dtype"] == "float16"
+    assert any("kept in memory in float32" in note for note in wide.notes)

@@ -320,9 +320,8 @@ def _from_file(
     report = weight_files.load_state(network, tensors, head_names=heads, origin=str(path))
     tag = name.tag or next(iter(_tags(name)), None)
     left_out = len(below) - len(tensors)
-    auxiliary = (
-        (f"left out {counted(left_out, 'tensor')} of auxiliary classifiers",) if left_out else ()
-    )
+    remark = f"left out {counted(left_out, 'tensor')} of auxiliary classifiers"
+    auxiliary = (remark,) if left_out else ()
     loaded = LoadedWeights(
         tag=FROM_FILE,
         path=str(path),

@@ -77,7 +77,7 @@ def finetune(
     patience: o.PatienceOpt = TrainConfig.patience,
     max_time: t.MaxTimeOpt = TrainConfig.max_time,
     monitor: t.TrainMonitorOpt = TrainConfig.monitor,
-    seed: o.SeedOpt = TrainConfig.seed,
+    seed: u.TrainSeedOpt = TrainConfig.seed,
     trunk_cache: u.TrunkCacheOpt = TrunkConfig.trunk_cache,
     cache_limit: u.CacheLimitOpt = TrunkConfig.cache_limit,
     cache_dtype: u.CacheDtypeOpt = TrunkConfig.cache_dtype,

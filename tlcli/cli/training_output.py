@@ -55,10 +55,8 @@ def show_training(summary: Mapping[str, Any], *, as_json: bool) -> None:
         seconds = trunk["seconds"]["saved"]
         saved = f", which saved about {seconds:.0f} s" if seconds else ""
         views = counted(asked, "view was", "views were")
-        boundaries = [phase.get("boundary") for phase in trunk["phases"]]
-        what = (
-            "Images" if all(names in (None, ["pixels"]) for names in boundaries) else "Frozen part"
-        )
+        is_part_kept = any(phase["kept"] != "off" for phase in trunk["phases"])
+        what = "Frozen part" if is_part_kept else "Images"
         out.line(f"{what}: {trunk['hits']:,} of {views} there already{saved}.")
     out.line(f"Run folder: {summary['run']}")
     out.line(f"Next: tlcli evaluate {shlex.quote(summary['run'])} --data OTHER_IMAGES")

@@ -3,7 +3,7 @@
 from typing import Annotated
 
 from tlcli import config
-from tlcli.cli.options import MACHINE, option
+from tlcli.cli.options import MACHINE, OPTIM, option
 
 _PANEL = "Frozen part"
 
@@ -55,6 +55,10 @@ TrunkViewsOpt = Annotated[
         text="Random views of every train image that take turns, epoch by epoch; 0 is a fresh one "
         "in each. Without it 4 where they are kept, else 0.",
     ),
+]
+TrainSeedOpt = Annotated[
+    int,
+    option("--seed", panel=OPTIM, text="Of all that is random but the views (--view-seed)."),
 ]
 TrunkViewSeedOpt = Annotated[
     int,

@@ -74,7 +74,7 @@ def _check_first_rows(path: Path, *, separator: str) -> None:
 
 
 def _check_names(names: Sequence[str], *, path: Path) -> None:
-    numbers = Counter(name for name in names if name.strip())
+    numbers = Counter(name.strip() for name in names if name.strip())
     repeated = [name for name, number in numbers.items() if number > 1]
     if repeated:
         number = numbers[repeated[0]]

@@ -9,13 +9,13 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from threading import Lock
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from tlcli.engine.extraction import (
     Features,
-    ViewRequest,
     in_order,
     joined,
     single_threaded_operators,
@@ -65,8 +65,8 @@ class ViewSeconds:
 class ViewPass:
     """Makes values of views of image files."""
 
-    read: Callable[[Sequence[ViewRequest]], Tensor]
-    """`ViewReader`, or what else gives a row for each request."""
+    read: Callable[[Any], Tensor]
+    """`ViewReader`, or what else gives a row for each of some requests."""
     compute: Callable[[Tensor], Features]
     """From what was read to values on the CPU by name, each (B, ...)."""
     threads: int
@@ -77,7 +77,7 @@ class ViewPass:
     seconds: ViewSeconds = field(default_factory=ViewSeconds)
     _lock: Lock = field(default_factory=Lock, repr=False)
 
-    def values(self, requests: Sequence[ViewRequest]) -> dict[str, Tensor]:
+    def values(self, requests: Sequence[Any]) -> dict[str, Tensor]:
         """Return values by name, (N, ...), in the order of the requests.
 
         Raises:
@@ -86,7 +86,7 @@ class ViewPass:
         with single_threaded_operators():
             return joined([batch.values for batch in self.batches(requests)])
 
-    def batches(self, requests: Sequence[ViewRequest]) -> Iterator[ValueBatch]:
+    def batches(self, requests: Sequence[Any]) -> Iterator[ValueBatch]:
         """Yield the values of `batch_size` requests after the other; see `values`.
 
         The caller sees to `single_threaded_operators` as long as it takes batches.
@@ -103,7 +103,7 @@ class ViewPass:
             check_stop=self.check_stop,
         )
 
-    def _timed(self, requests: Sequence[ViewRequest]) -> Features:
+    def _timed(self, requests: Sequence[Any]) -> Features:
         started = time.perf_counter()
         pixels = self.read(requests)
         decoded = time.perf_counter()

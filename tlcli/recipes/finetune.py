@@ -218,7 +218,6 @@ def _train_and_judge(folder: RunDirectory, job: Job, *, is_resumed: bool, talk: 
                 curve = "val/map" if job.images.table.is_multi_label else "val/top1"
                 path = folder.path / "training_curves.png"
                 draw_training_curves(path, rows=rows, metric=curve)
-                _tell_of_learning(rows, job, talk=talk)
             started = time.perf_counter()
             reports = _judge_best(folder, job, images=images, signals=signals)
         except StopRequested as error:
@@ -238,6 +237,7 @@ def _train_and_judge(folder: RunDirectory, job: Job, *, is_resumed: bool, talk: 
             "final_eval": time.perf_counter() - started,
         },
     )
+    _tell_of_learning(folder.read_metrics(), job, talk=talk)
 
 
 def _tell_of_learning(rows: Sequence[Row], job: Job, *, talk: Talk) -> None:

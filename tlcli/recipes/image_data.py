@@ -279,7 +279,7 @@ def warn_of_copies(copies: ExactCopies, *, talk: Talk) -> None:
     pairs = [f"'{one.path}' equals '{one.same_as}'" for one in copies.examples(most=_NAMED_COPIES)]
     pairs += ["…"] if number > _NAMED_COPIES else []
     talk.warn(
-        f"{counted(number, one, many)}{where}. {', '.join(pairs)} ({DUPLICATES} of the run folder "
+        f"{counted(number, one, many)}{where}. {', '.join(pairs)} ({DUPLICATES} of a run folder "
         "lists all)."
     )
 

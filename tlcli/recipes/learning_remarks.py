@@ -5,8 +5,10 @@ from collections.abc import Sequence
 
 from tlcli.results.records import Row
 
-_RISE = 1.1
-"""How far val loss is above its lowest when train images are learned by heart."""
+_RISE = 0.1
+"""How far val loss is above its lowest when train images are learned by heart, as a share of it."""
+_LEAST_RISE = 0.05
+"""And in nats, below which losses of well separated images move about."""
 _EPOCHS_SINCE = 2
 _CHANCE_SHARE = 0.5
 """Of the loss of guessing that a training which fits its images gets below."""
@@ -31,18 +33,20 @@ def learning_remark(
             val is.
         is_partly_frozen: Whether more of the network could be trained.
     """
-    train = [row["train/loss"] or 0.0 for row in rows]
-    val = [row["val/loss"] or 0.0 for row in rows]
-    if not rows:
+    known = [row for row in rows if row["train/loss"] is not None and row["val/loss"] is not None]
+    if not known:
         return None
+    train, val = ([row[name] or 0.0 for row in known] for name in ("train/loss", "val/loss"))
     lowest = val.index(min(val))
-    since = len(val) - 1 - lowest
-    if since >= _EPOCHS_SINCE and val[-1] > _RISE * val[lowest] and train[-1] < train[lowest]:
+    rise = val[-1] - val[lowest]
+    is_trend = len(val) - 1 - lowest >= _EPOCHS_SINCE and train[-1] < train[lowest]
+    if is_trend and rise > max(_LEAST_RISE, _RISE * val[lowest]):
+        epoch = known[lowest]["epoch"]
         return (
-            f"Overfitting: val loss is {val[-1] / val[lowest] - 1:.0%} above that of epoch "
-            f"{lowest + 1} while train loss fell on. The best epoch is kept; --augment medium, a "
-            "smaller --backbone-lr, less --unfreeze, --label-smoothing 0.1 or more images may make "
-            "it better."
+            f"Overfitting: val loss rose from {val[lowest]:.3g} (epoch {epoch:.0f}) to "
+            f"{val[-1]:.3g} while train loss fell on. The best epoch is kept; stronger --augment, "
+            "a smaller --backbone-lr, fewer trained stages, --label-smoothing 0.1 or more images "
+            "may make it better."
         )
     if not num_classes or not is_plain_loss:
         return None

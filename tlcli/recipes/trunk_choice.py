@@ -19,7 +19,7 @@ DEFAULT_VIEWS = 4
 _LEAST_USES = 1.5
 """Times that a value has to be used, on average, to be worth keeping."""
 _HEADROOM = 16
-"""How much larger values of real pictures may be than those of random ones."""
+"""How much larger the values of other pictures may be than those of the first ones."""
 _LEAST_SHARE = 0.1
 """Of the arithmetic of a step on fresh images that the trunk has to have."""
 
@@ -82,7 +82,7 @@ def storage_dtype(largest: float, *, computed: torch.dtype | None) -> torch.dtyp
     """Return the type that keeps values with little loss, and in range.
 
     Args:
-        largest: Size of the largest value of some random pictures.
+        largest: Size of the largest value of the first pictures.
         computed: The type of autocast in which values are computed, of which nothing more than
             its digits can be lost; None is float32.
     """

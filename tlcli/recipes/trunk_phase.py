@@ -1,7 +1,7 @@
 """What one phase of a training takes its batches from: where the network is cut, what is kept."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -22,12 +22,13 @@ from tlcli.models.boundary import (
 from tlcli.models.folding import fold_batch_norms
 from tlcli.models.pooling import layout_of
 from tlcli.models.staged import StagedModel
+from tlcli.recipes.bad_images import with_remedy
 from tlcli.recipes.finetune_job import Job
 from tlcli.recipes.row_tiers import rows_in_tier
 from tlcli.recipes.talk import Talk
 from tlcli.recipes.trunk_choice import Choice, Demand, choose_tier, storage_dtype, views_of
 from tlcli.recipes.trunk_places import PIXELS
-from tlcli.recipes.trunk_rows import TrunkRows, Views
+from tlcli.recipes.trunk_rows import FedRows, TrunkRows, Views
 from tlcli.recipes.trunk_store import key_of_pixels, key_of_trunk, room_for
 from tlcli.recipes.trunk_views import RunViews
 
@@ -53,6 +54,11 @@ class PhaseValues:
     """Without, they hold pixels."""
     rows: TrunkRows
     choice: Choice
+    """Of where what crosses the boundary is kept, or pixels without a boundary."""
+    dtype: torch.dtype
+    """Of what is kept."""
+    images: Choice | None = None
+    """Where the pixels are kept of which the frozen part is computed anew each time."""
     views: int
     """Of every train image; 0 is a fresh one in each epoch."""
 
@@ -99,23 +105,31 @@ class PhaseStart:
         if judged is not model:
             judged.open_stages(model.trained)
             split_judged = split_network(judged, example=self._example())
-        dtype = self._dtype(split)
+        source, is_folded = self._trunk_pass(split)
+        dtype = self._dtype(source)
         demand = self._demand(
             number,
             row_bytes=split.values_per_image * torch.empty((), dtype=dtype).element_size(),
             trunk_share=trunk_share(model, split, example=self._example()),
         )
-        choice, rows = self._rows(split, demand=demand, dtype=dtype)
-        asked = self.job.config.trunk.views or 0
+        choice, rows = self._rows(split, source, is_folded=is_folded, demand=demand, dtype=dtype)
+        views, images = demand.views, None
+        if choice.tier == "off":
+            views = self.job.config.trunk.views or 0
+            if pixels := self.begin_pixels(number):
+                rows = FedRows(source=source, pixels=pixels.rows)
+                views, images = pixels.views, pixels.choice
         return PhaseValues(
             cut=Cut(split=split, judged=split_judged),
             rows=rows,
             choice=choice,
-            views=asked if choice.tier == "off" else demand.views,
+            dtype=dtype,
+            images=images,
+            views=views,
         )
 
     def begin_pixels(self, number: int) -> PhaseValues | None:
-        """Decide where the pixels are kept that a phase shows the whole network, if anywhere.
+        """Decide where the pixels are kept that a phase shows the network, if anywhere.
 
         Raises:
             ConfigError: If there is no room for what `--image-cache` asks for.
@@ -142,7 +156,9 @@ class PhaseStart:
             asked=asked,
             option="--image-cache",
         )
-        return PhaseValues(cut=None, rows=rows, choice=choice, views=demand.views)
+        return PhaseValues(
+            cut=None, rows=rows, choice=choice, dtype=torch.uint8, views=demand.views
+        )
 
     def _check_maps(self, split: SplitNetwork) -> None:
         """Make sure that CutMix can cut what crosses the boundary as it cuts pictures."""
@@ -168,10 +184,15 @@ class PhaseStart:
         )
 
     def _rows(
-        self, split: SplitNetwork, *, demand: Demand, dtype: torch.dtype
+        self,
+        split: SplitNetwork,
+        source: ViewPass,
+        *,
+        is_folded: bool,
+        demand: Demand,
+        dtype: torch.dtype,
     ) -> tuple[Choice, TrunkRows]:
         """Decide where the values of a trunk are kept."""
-        source, is_folded = self._trunk_pass(split)
         key = key_of_trunk(
             split,
             backbone=self.job.backbone,
@@ -261,13 +282,18 @@ class PhaseStart:
         noise = torch.randn(shape, generator=torch.Generator().manual_seed(0))
         return self.job.runtime.images(noise)
 
-    def _dtype(self, split: SplitNetwork) -> torch.dtype:
-        """Return the type in which values are kept."""
+    def _dtype(self, source: ViewPass) -> torch.dtype:
+        """Return the type in which values are kept, by those of the first images where it is open.
+
+        Raises:
+            DataError: If these cannot be read.
+        """
         asked, computed = self.job.config.trunk.cache_dtype, self.job.runtime.amp_dtype
         if asked != "auto":
             dtype: torch.dtype = getattr(torch, asked)
             return dtype
-        with torch.inference_mode():
-            values = split.trunk(self._example())
+        trial = replace(source, seconds=ViewSeconds())
+        with with_remedy():
+            values = trial.values(self.images.plain("train").requests[:_CPU_BATCH]).values()
         largest = max(float(value.abs().max()) for value in values)
         return storage_dtype(largest, computed=computed)

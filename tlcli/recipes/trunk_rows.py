@@ -2,7 +2,7 @@
 
 import itertools
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import numpy as np
@@ -18,6 +18,7 @@ from tlcli.engine.extraction import Features, ViewRequest, joined, single_thread
 from tlcli.engine.view_pass import ViewPass
 from tlcli.errors import MachineError
 from tlcli.recipes.talk import Talk
+from tlcli.recipes.trunk_places import PIXELS
 
 SHARD_BYTES = 64 << 20
 """Of a stored shard at most: what is lost when a process is killed."""
@@ -62,7 +63,9 @@ class RowCounts:
 class TrunkRows(Protocol):
     """Where the values of views come from."""
 
-    counts: RowCounts
+    @property
+    def counts(self) -> RowCounts:
+        """What was found and what was computed."""
 
     def prepare(self, views: Views, *, label: str) -> None:
         """Make sure that the values of these views are there, where they are kept."""
@@ -92,6 +95,35 @@ class FreshRows:
 
     def release(self) -> None:
         """Do nothing."""
+
+
+@dataclass(kw_only=True)
+class FedRows:
+    """Values that are computed whenever they are needed, of pixels that are kept."""
+
+    source: ViewPass
+    """Its way of reading is not used."""
+    pixels: "TrunkRows"
+    """Rows of one value, `PIXELS`."""
+
+    @property
+    def counts(self) -> RowCounts:
+        """What was found of the pixels."""
+        return self.pixels.counts
+
+    def prepare(self, views: Views, *, label: str) -> None:
+        """Read the pixels that are not kept yet."""
+        self.pixels.prepare(views, label=label)
+
+    def take(self, views: Views) -> Features:
+        """Compute values, as `FreshRows` would."""
+        rows = self.pixels.take(views)[PIXELS].contiguous(memory_format=torch.channels_last)
+        fed = replace(self.source, read=lambda places: rows[[int(place) for place in places]])
+        return fed.values(range(len(views)))
+
+    def release(self) -> None:
+        """Give back the pixels."""
+        self.pixels.release()
 
 
 @dataclass(kw_only=True)

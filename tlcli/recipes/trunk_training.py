@@ -1,4 +1,4 @@
-"""A training whose frozen part is computed apart: once per view and kept, or whenever needed."""
+"""A training whose frozen part, or whose reading, is done apart: once per view, and kept."""
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -36,7 +36,8 @@ class TrunkTraining:
     """Batches of a training and of its evaluations, phase by phase.
 
     Where a phase has a frozen part in front, batches hold what that makes of the images, and
-    `model` and `judged` take these values; else batches hold images, and so do they.
+    `model` and `judged` take these values; else batches hold images, kept or read, and they take
+    those.
 
     Args:
         job: Of the run.
@@ -212,10 +213,14 @@ class TrunkTraining:
             return self._begin_pixels(number, why=str(error))
         assert phase.cut is not None
         self._take_note(number, phase, split=phase.cut.split)
+        kept = _KEPT[phase.choice.tier]
+        if phase.choice.tier != "off":
+            kept += f" in {_name(phase.dtype)}"
         self._talk.note(
-            f"Frozen part up to {', '.join(phase.cut.split.names)}: {_KEPT[phase.choice.tier]} "
-            f"({phase.choice.why})."
+            f"Frozen part up to {', '.join(phase.cut.split.names)}: {kept} ({phase.choice.why})."
         )
+        if phase.images:
+            self._talk.note(f"Images: {_KEPT[phase.images.tier]} ({phase.images.why}).")
         if self._job.config.train.mixup or self._job.config.train.cutmix:
             self._talk.note(
                 "Mixup and CutMix mix what the frozen part makes of the pictures, not the pictures."
@@ -234,17 +239,25 @@ class TrunkTraining:
 
     def _take_note(self, number: int, phase: PhaseValues, *, split: SplitNetwork | None) -> None:
         """Remember what `run.json` says of a phase."""
+        images = phase.images if phase.cut else phase.choice
+        tier = phase.choice.tier if phase.cut else "off"
         self._counts.append(phase.rows.counts)
         self._notes.append(
             {
                 "phase": number,
-                "kept": phase.choice.tier,
+                "kept": tier,
                 "why": phase.choice.why,
+                "dtype": None if tier == "off" else _name(phase.dtype),
+                "images_kept": images.tier if images else "off",
                 "boundary": list(split.names) if split else [PIXELS],
                 "shapes": [list(shape) for shape in split.shapes] if split else [],
                 "views": phase.views,
             }
         )
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
 
 
 def _view_first(reference: Reference) -> tuple[int, int]:
