@@ -135,6 +135,8 @@ def test_config__unknown_tag(ask: Callable[[], object]) -> None:
         ("resnet18", ("fc",)),
         ("vit_tiny_patch16_224", ("head",)),
         ("deit_tiny_distilled_patch16_224", ("head", "head_dist")),
+        ("levit_128", ("head.linear", "head_dist.linear")),
+        ("levit_384_s8", ("head.linear", "head_dist.linear")),  # its config names the first only
         ("convnext_atto", ("head.fc",)),
         ("tf_efficientnet_lite0", ("classifier",)),
         ("vgg11", ("head.fc",)),
@@ -146,6 +148,14 @@ def test_head_names(name: str, heads: tuple[str, ...]) -> None:
     assert SOURCE.head_names(network) == heads
     for head in heads:
         assert network.get_parameter(f"{head}.weight").shape[0] == 7
+
+
+def test_head_names__of_a_layer_that_is_not_there() -> None:
+    network = nn.Sequential(nn.Linear(2, 2))
+    network.pretrained_cfg = {"classifier": "head"}  # type: ignore[assignment]
+
+    with pytest.raises(ModelError, match="is 'head', but it has no such layer"):
+        SOURCE.head_names(network)
 
 
 def test_head_names__of_a_network_that_names_none() -> None:

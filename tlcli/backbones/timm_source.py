@@ -5,7 +5,7 @@ import pickle
 import struct
 import sys
 import zipfile
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -130,13 +130,13 @@ class TimmSource:
                 f"timm does not say which layer of {type(network).__name__} is its head."
             )
         heads = (names,) if isinstance(names, str) else tuple(names)
-        modules = {name for name, _ in network.named_modules()}
+        modules = dict(network.named_modules())
         if absent := [head for head in heads if head not in modules]:
             raise ModelError(
                 f"timm says that the head of {type(network).__name__} is '{absent[0]}', but it has "
                 "no such layer: it gives features only, and cannot be fine-tuned by its head."
             )
-        return heads
+        return (*heads, *_unnamed_heads(network, modules, named=heads))
 
     def preprocessing(
         self,
@@ -207,6 +207,18 @@ class TimmSource:
             raise ModelError(
                 f"timm/{name} has no weights called '{tag}'. There are: {known}."
             ) from error
+
+
+def _unnamed_heads(
+    network: nn.Module, modules: Mapping[str, nn.Module], *, named: Sequence[str]
+) -> Iterator[str]:
+    """Yield the classifier layers of distilled models that their config does not name."""
+    own = getattr(network, "get_classifier", tuple)()
+    for classifier in own if isinstance(own, tuple) else ():
+        prefix = next(name for name, module in modules.items() if module is classifier)
+        below = [name for name in modules if name == prefix or name.startswith(f"{prefix}.")]
+        if not set(below) & set(named):
+            yield next(name for name in below if isinstance(modules[name], nn.Linear))
 
 
 @cache
