@@ -213,7 +213,7 @@ def _unnamed_heads(
     network: nn.Module, modules: Mapping[str, nn.Module], *, named: Sequence[str]
 ) -> Iterator[str]:
     """Yield the classifier layers of distilled models that their config does not name."""
-    own = getattr(network, "get_classifier", tuple)()
+    own: object = getattr(network, "get_classifier", tuple)()
     for classifier in own if isinstance(own, tuple) else ():
         prefix = next(name for name, module in modules.items() if module is classifier)
         below = [name for name in modules if name == prefix or name.startswith(f"{prefix}.")]
