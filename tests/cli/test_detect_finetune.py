@@ -135,7 +135,8 @@ NAMED_RETINANET = ["--model", "retinanet_resnet50_fpn", "--backbone", ""]
     ("words", "exit_code", "message"),
     [
         (["--epochs", "0"], 2, "--epochs must be 1 or more, not 0."),
-        (["--image-size", "31"], 2, "--image-size must be 32 pixels or more, not 31."),
+        (["--image-size", "31"], 2, "--image-size must be in 32..4096 (pixels), not 31."),
+        (["--image-size", "100000"], 2, "--image-size must be in 32..4096 (pixels), not 100000."),
         (["--sampled-boxes", "0"], 2, "--sampled-boxes must be 1 or more, not 0."),
         (["--unfreeze", "layer5"], 2, "--unfreeze 'layer5' matches no stage of this model."),
         (["--monitor", "top1"], 2, None),

@@ -6,10 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from tlcli.engine.cpu_memory import available_memory
+from tlcli.engine import cpu_memory
+from tlcli.engine.cpu_memory import available_memory, free_memory
 
 CODE = """
 import resource, torch
+from tlcli.engine import cpu_memory
 from tlcli.engine.cpu_memory import keep_freed_memory
 kept = keep_freed_memory() if {keep} else False
 for _ in range(30):
@@ -56,3 +58,30 @@ def test_available_memory__is_what_the_kernel_says() -> None:
 def test_available_memory__where_the_system_does_not_tell(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(os, "sysconf")
     assert available_memory() == 8 * 2**30
+
+
+@pytest.mark.parametrize(
+    ("limit", "free"), [("max", 6 << 20), (str(5 << 20), 4 << 20), (str(1 << 20), 0)]
+)
+def test_free_memory__of_the_machine_and_of_the_group(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: str, free: int
+) -> None:
+    (tmp_path / "meminfo").write_text("MemTotal:  9 kB\n\nMemAvailable:    6144 kB\n")
+    (tmp_path / "memory.max").write_text(f"{limit}\n")
+    (tmp_path / "memory.current").write_text(f"{3 << 20}\n")
+    (tmp_path / "memory.stat").write_text(f"anon {1 << 20}\ninactive_file {2 << 20}\n")
+    if limit == str(1 << 20):
+        (tmp_path / "memory.current").write_text(f"{4 << 20}\n")
+    monkeypatch.setattr(cpu_memory, "_MACHINE", tmp_path / "meminfo")
+    monkeypatch.setattr(cpu_memory, "_GROUP", tmp_path)
+
+    assert free_memory() == free
+
+
+def test_free_memory__where_the_system_does_not_tell(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cpu_memory, "_MACHINE", tmp_path / "none")
+    monkeypatch.setattr(cpu_memory, "_GROUP", tmp_path / "none")
+
+    assert free_memory() == available_memory() > 0

@@ -1,17 +1,11 @@
 import pytest
 
-from tlcli.results.drawable_text import drawable, legible, shortened
+from tlcli.results.drawable_text import legible, shortened
 
 
 @pytest.mark.parametrize("text", ["cat", "Großer Bär", "кошка", "γάτα"])
-def test_drawable__the_font_has_it(text: str) -> None:
-    assert drawable(text, fallback="class 1") == text
+def test_legible__the_font_has_it(text: str) -> None:
     assert legible(text) == text
-
-
-@pytest.mark.parametrize("text", ["猫", "a 猫", "ネコ", "", "\udcff"])
-def test_drawable__the_font_lacks_it(text: str) -> None:
-    assert drawable(text, fallback="class 1") == "class 1"
 
 
 def test_legible__question_marks() -> None:

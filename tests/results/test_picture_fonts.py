@@ -11,11 +11,13 @@ from PIL import Image
 
 from tlcli.results import picture_fonts
 from tlcli.results.figures import draw_confusion_matrix
+from tlcli.results.gallery import GalleryBox, GalleryPicture, draw_gallery
 from tlcli.results.picture_fonts import (
     OWN_FONT,
     class_labels_to_draw,
     font_remark,
     fonts_for,
+    runs_of,
     undrawable,
 )
 
@@ -122,3 +124,46 @@ def test_draw_confusion_matrix__letters_of_another_font(tmp_path: Path, add_font
     edges = ink_of(tmp_path / "edges.png", ["cat", RARE * 2])
     inside = 0.88 * 0.8 * (9 * 150 / 72) ** 2 * 255  # of one letter of 9 points at 150 dpi
     assert squares - edges == pytest.approx(4 * inside, rel=0.1)  # two letters on two axes
+
+
+def gallery_of(path: Path, name: str) -> np.ndarray:
+    """Draw one box of that class, in green, and its label."""
+    box = GalleryBox(box=(100, 50, 200, 100), class_index=1, name=name)
+    image = Image.new("RGB", (420, 200), (60, 60, 60))
+    picture = GalleryPicture(image=image, caption="a.jpg", truths=(box,), detections=())
+    draw_gallery(path, pictures=[picture], title="val")
+    with Image.open(path) as drawn:
+        return np.asarray(drawn.convert("RGB"))
+
+
+def green_of(sheet: np.ndarray) -> float:
+    return float((sheet == (0, 255, 90)).all(axis=2).sum())
+
+
+def test_runs_of__the_first_font_that_has_a_letter(add_font: AddFont, tmp_path: Path) -> None:
+    add_font("Square One", HAN[0])
+    add_font("Square Two", HAN)
+    one, two = (str(tmp_path / f"Square {name}-Regular.ttf") for name in ("One", "Two"))
+
+    assert runs_of(f"a {HAN[1]}{HAN[0]}{HAN[0]}b{RARE}") == [
+        ("a ", None),
+        (HAN[1], two),
+        (HAN[0] * 2, one),
+        (f"b{RARE}", None),
+    ]
+    assert runs_of("") == []
+
+
+def test_draw_gallery__letters_of_another_font(tmp_path: Path, add_font: AddFont) -> None:
+    frame = green_of(gallery_of(tmp_path / "blank.png", " "))
+    add_font("Square", HAN)
+    squares = green_of(gallery_of(tmp_path / "squares.png", f" {HAN}"))
+
+    assert squares - frame == pytest.approx(2 * 0.9 * 0.8 * 12**2, rel=0.2)  # at 12 pixels
+
+
+def test_draw_gallery__letters_without_a_font(tmp_path: Path) -> None:
+    np.testing.assert_array_equal(
+        gallery_of(tmp_path / "letters.png", f"a {HAN}"),
+        gallery_of(tmp_path / "codes.png", r"2: a \ue7a1\ue7a2"),
+    )

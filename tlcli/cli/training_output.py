@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from tlcli.cli import output as out
-from tlcli.results.counted import counted
+from tlcli.results.counted import counted, size_text
 
 
 def show_plan(plan: Mapping[str, Any], *, as_json: bool) -> None:
@@ -58,5 +58,12 @@ def show_training(summary: Mapping[str, Any], *, as_json: bool) -> None:
         is_part_kept = any(phase["kept"] != "off" for phase in trunk["phases"])
         what = "Frozen part" if is_part_kept else "Images"
         out.line(f"{what}: {trunk['hits']:,} of {views} there already{saved}.")
+    if pictures := summary.get("image_cache"):
+        asked = pictures["hits"] + pictures["misses"]
+        out.line(
+            f"Pictures: {pictures['hits']:,} of {counted(asked, 'train picture')} there already, "
+            f"{pictures['misses']:,} decoded to {size_text(pictures['bytes'])} in "
+            f"{pictures['seconds']['total']:.1f} s."
+        )
     out.line(f"Run folder: {summary['run']}")
     out.line(f"Next: tlcli evaluate {shlex.quote(summary['run'])} --data OTHER_IMAGES")

@@ -30,8 +30,8 @@ PictureCacheOpt = Annotated[
     option(
         "--image-cache",
         panel=MACHINE,
-        text="Where to keep train pictures, decoded and no larger than the detector looks at them: "
-        "pays where reading is slow beside computing, as on a GPU.",
+        text="Where to keep train pictures, decoded; with --augment none or flip no larger than "
+        "the detector looks at them. Pays where reading is slow beside computing, as on a GPU.",
     ),
 ]
 _LIMIT = (

@@ -7,6 +7,7 @@ from typing import Any
 from tlcli.config.checks import require
 from tlcli.config.flat import from_options
 from tlcli.config.parts import (
+    MAX_INPUT_SIZE,
     ImagesConfig,
     OnBadBox,
     OutputConfig,
@@ -62,8 +63,9 @@ class DetectorConfig(WeightsConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        size = self.image_size
-        require(size is None or size >= 32, "--image-size", size, "32 pixels or more")
+        size, most = self.image_size, MAX_INPUT_SIZE
+        is_fine = size is None or 32 <= size <= most
+        require(is_fine, "--image-size", size, f"in 32..{most} (pixels)")
         for option, value in (
             ("--fpn-channels", self.fpn_channels),
             ("--anchor-size", self.anchor_size),

@@ -9,6 +9,8 @@ import ctypes
 import gc
 import os
 import sys
+from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 
 import pyarrow
@@ -17,6 +19,9 @@ _M_TRIM_THRESHOLD = -1
 _M_MMAP_MAX = -4
 _NEVER_TRIM = -1
 _ASSUMED_MEMORY = 8 << 30
+_MACHINE = Path("/proc/meminfo")
+_GROUP = Path("/sys/fs/cgroup")
+"""Limits of a container or a job: control groups, version 2."""
 
 
 def keep_freed_memory() -> bool:
@@ -56,10 +61,31 @@ def available_memory() -> int:
     except (AttributeError, ValueError, OSError):
         physical = _ASSUMED_MEMORY
     try:
-        limit = Path("/sys/fs/cgroup/memory.max").read_text().strip()
+        limit = (_GROUP / "memory.max").read_text().strip()
     except OSError:
         return physical
     return min(physical, int(limit)) if limit.isdecimal() else physical
+
+
+def free_memory() -> int:
+    """Return the bytes that can still be taken: what nothing uses, or files that were read fill.
+
+    Where the system does not tell, `available_memory`.
+    """
+    free = available_memory()
+    with suppress(OSError, LookupError, ValueError):
+        lines = _MACHINE.read_text().splitlines()
+        free = min(free, 1024 * _number_of("MemAvailable:", lines))
+    with suppress(OSError, LookupError, ValueError):
+        lines = (_GROUP / "memory.stat").read_text().splitlines()
+        used = int((_GROUP / "memory.current").read_text()) - _number_of("inactive_file", lines)
+        free = min(free, max(0, int((_GROUP / "memory.max").read_text()) - used))
+    return free
+
+
+def _number_of(name: str, lines: Iterable[str]) -> int:
+    words = {line.split()[0]: line.split()[1] for line in lines if len(line.split()) > 1}
+    return int(words[name])
 
 
 def available_cores() -> int:

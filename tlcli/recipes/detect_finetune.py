@@ -1,6 +1,8 @@
 """`tlcli detect-finetune`: from a pretrained network and a user's boxes to a run folder."""
 
+import shlex
 import time
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ from tlcli.engine.cpu_memory import available_cores
 from tlcli.engine.detection import DetectionTask
 from tlcli.engine.interrupts import StopRequested, StopSignals
 from tlcli.engine.runtime import describe_environment
+from tlcli.errors import InterruptedRunError
 from tlcli.models.detectors.saved_detector import write_detector_description
 from tlcli.recipes.box_data import load_run_boxes, require_box_parts, write_repairs
 from tlcli.recipes.detection_job import (
@@ -145,16 +148,25 @@ def _train_and_judge(
     folder: RunDirectory, job: DetectionJob, *, is_resumed: bool, talk: Talk
 ) -> None:
     monitor = job.config.train.monitor
-    with StopSignals() as signals:
+    with StopSignals() as signals, ExitStack() as at_end:
         judge = BoxJudge(
             reader=job.reader,
             class_names=job.boxes.table.classes,
             threads=detection_threads(None, build=job.detector.build, runtime=job.runtime),
             check_stop=signals.check,
         )
-        kept = _kept_pictures(job, signals=signals, talk=talk)
+        again = f"tlcli detect-finetune --output {shlex.quote(str(folder.path))} --resume"
+        kept = _kept_pictures(
+            job,
+            signals=signals,
+            then=f"Go on with: {again}" if is_resumed else "Start the run anew with --overwrite.",
+            talk=talk,
+        )
+        if kept:
+            at_end.callback(kept.rows.release)
         training = _training(folder, job, judge=judge, pictures=kept, talk=talk)
         history = training.go_on() if is_resumed else training.start()
+        history.seconds_spent += kept.seconds if kept else 0.0
         try:
             with training.saved_if_stopped(history, signals):
                 training.train(history, check_stop=signals.check)
@@ -169,9 +181,6 @@ def _train_and_judge(
             reports = _judge_best(folder, judge, model=training.state.judged)
         except StopRequested as error:
             raise training.interrupted(signals) from error
-        finally:
-            if kept:
-                kept.rows.release()
     record_end(
         folder,
         best=history.best_json(monitor),
@@ -180,6 +189,7 @@ def _train_and_judge(
         image_cache=kept.record() if kept else None,
         seconds={
             "prepare": job.seconds_prepare,
+            **({"pictures": kept.seconds} if kept else {}),
             "train": history.seconds_train,
             "eval": history.seconds_eval,
             "final_eval": time.perf_counter() - started,
@@ -198,16 +208,32 @@ def _judge_best(
     }
 
 
-def _kept_pictures(job: DetectionJob, *, signals: StopSignals, talk: Talk) -> KeptPictures | None:
-    return keep_pictures(
-        job.reader.training_samples(),
-        root=job.boxes.table.root,
-        config=job.config.cache,
-        build=job.detector.build,
-        threads=job.reader.num_workers or available_cores(),
-        check_stop=signals.check,
-        talk=talk,
-    )
+def _kept_pictures(
+    job: DetectionJob, *, signals: StopSignals, then: str, talk: Talk
+) -> KeptPictures | None:
+    """Keep train pictures if that is asked for; `then` is what to do after a stop.
+
+    Raises:
+        InterruptedRunError: If it is asked to stop.
+    """
+    try:
+        return keep_pictures(
+            job.reader.training_samples(),
+            root=job.boxes.table.root,
+            config=job.config.cache,
+            build=job.detector.build,
+            augment=job.config.train.augment,
+            threads=job.reader.num_workers or available_cores(),
+            check_stop=signals.check,
+            talk=talk,
+        )
+    except StopRequested as error:
+        found = {"disk": "; those that are on disk already are found again"}
+        raise InterruptedRunError(
+            "Stopped while train pictures were decoded"
+            f"{found.get(job.config.cache.image_cache, '')}. {then}",
+            signal_number=signals.received or 0,
+        ) from error
 
 
 def _training(
@@ -221,7 +247,9 @@ def _training(
     """Put the model, the optimizer and the data together."""
     train = job.config.train
     steps_per_epoch, train_steps = job.reader.training(
-        augment=train.augment, grad_accum_steps=train.grad_accum_steps, pictures=pictures
+        augment=train.augment,
+        grad_accum_steps=train.grad_accum_steps,
+        pictures=pictures.read if pictures else None,
     )
     state = first_state(
         job.model, job.plan, train=train, runtime=job.runtime, steps_per_epoch=steps_per_epoch

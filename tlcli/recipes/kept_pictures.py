@@ -1,82 +1,68 @@
-"""Pictures to learn boxes from: decoded once, no larger than the detector looks at them, and kept.
+"""Pictures to learn boxes from: decoded once and kept.
 
 The random views of boxes are drawn from the whole picture, so that is what is kept, not the views.
 """
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
-from torch.nn import functional as F
 
 from tlcli.config import ImageCacheConfig
+from tlcli.data.boxes.box_augment import BoxAugmentLevel
 from tlcli.data.boxes.box_batches import BoxSample
-from tlcli.data.content_ids import content_ids, view_ids
-from tlcli.data.images import Picture, read_image
-from tlcli.data.transforms import to_pixels
+from tlcli.data.boxes.image_headers import read_headers
+from tlcli.data.boxes.picture_rows import PictureLimits, PictureReader, packed, row_bytes_for
+from tlcli.data.content_ids import Ids, content_ids, view_ids
+from tlcli.data.images import read_image
+from tlcli.data.store.row_ids import first_appearances
 from tlcli.engine.extraction import ViewRequest
 from tlcli.engine.view_pass import ViewPass
+from tlcli.errors import BadImageError
 from tlcli.models.detectors.detector import DetectorBuild
-from tlcli.models.detectors.detector_options import longest_side
+from tlcli.models.detectors.torchvision_detectors import is_squashing
 from tlcli.recipes.bad_images import with_remedy
-from tlcli.recipes.row_tiers import rows_in_tier
+from tlcli.recipes.row_tiers import kept_rows
 from tlcli.recipes.talk import Talk
 from tlcli.recipes.trunk_places import PIXELS
-from tlcli.recipes.trunk_rows import TrunkRows, Views
+from tlcli.recipes.trunk_rows import KeptRows, StoredTrunkRows, Views
 from tlcli.recipes.trunk_store import key_of_pictures, room_for
-from tlcli.results.counted import counted
+from tlcli.results.counted import counted, size_text
 
-_HEAD_BYTES = 16
-"""Of a row: height and width as int32, the key of the content as uint64."""
-_COMPUTED_TOGETHER = 8
+_MOST_TOGETHER = 8
+"""Pictures that a thread decodes before it takes others,"""
+_BYTES_TOGETHER = 16 << 20
+"""and of large ones fewer."""
+_HASHED_TOGETHER = 1024
 _WHERE = {"ram": "in memory", "disk": "on disk"}
 
 
-@dataclass(frozen=True)
-class PictureLimits:
-    """How large a detector looks at pictures.
+def limits_of(build: DetectorBuild, *, augment: BoxAugmentLevel) -> PictureLimits | None:
+    """Return how large pictures need be; None is as they are.
 
-    Args:
-        shortest: The short side becomes so many pixels,
-        longest: but the long side no more than these.
+    Levels that enlarge or cut pictures resize them once more, and detectors do not smooth what they
+    make smaller. So views of pictures that were made smaller would be less sharp, even where these
+    have several times the pixels that a detector looks at.
     """
-
-    shortest: int
-    longest: int
-
-    @classmethod
-    def of(cls, build: DetectorBuild) -> "PictureLimits":
-        """Return those of a detector; one that squashes pictures gets them in their own shape."""
-        longest = max(build.max_size, longest_side(build.image_size))
-        return cls(build.image_size, longest)
-
-    @property
-    def row_bytes(self) -> int:
-        """Of any picture within these limits, and its head."""
-        return _HEAD_BYTES + 3 * self.shortest * self.longest
-
-    def shrunk(self, pixels: Tensor) -> Tensor:
-        """Return uint8 (3, H, W) made smaller as torchvision's detectors do it, or as it is."""
-        height, width = pixels.shape[1:]
-        scale = min(self.shortest / min(height, width), self.longest / max(height, width))
-        if scale >= 1:
-            return pixels
-        size = (max(1, round(height * scale)), max(1, round(width * scale)))
-        values = F.interpolate(pixels[None].float(), size, mode="bilinear", align_corners=False)
-        return values[0].round().to(torch.uint8)
+    if augment not in ("none", "flip"):
+        return None
+    return PictureLimits(
+        shortest=build.image_size, longest=None if is_squashing(build) else build.max_size
+    )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class PackedPictures:
-    """Reads whole pictures into rows of one length, uint8 (B, `row_bytes`); see `unpacked`."""
+    """Reads whole pictures into rows, uint8 (B, `row_bytes`); see `picture_rows`."""
 
     is_upright: Mapping[Path, bool]
-    limits: PictureLimits
+    limits: PictureLimits | None
+    row_bytes: int
 
     def __call__(self, requests: Sequence[ViewRequest]) -> Tensor:
         """Decode, shrink and pack.
@@ -84,45 +70,43 @@ class PackedPictures:
         Raises:
             DataError: a file cannot be read or decoded.
         """
-        rows = torch.zeros(len(requests), self.limits.row_bytes, dtype=torch.uint8)
-        for row, request in zip(rows, requests, strict=True):
-            picture = read_image(request.path, upright=self.is_upright[request.path])
-            shrunk = self.limits.shrunk(to_pixels(picture.image))
-            pixels = shrunk.permute(1, 2, 0).flatten()
-            size = np.array(shrunk.shape[1:], dtype=np.int32)
-            key = np.array([picture.content_key], dtype=np.uint64)
-            head = np.frombuffer(size.tobytes() + key.tobytes(), dtype=np.uint8)
-            row[:_HEAD_BYTES] = torch.from_numpy(head.copy())
-            row[_HEAD_BYTES : _HEAD_BYTES + len(pixels)] = pixels
-        return rows
+        return torch.stack([self._row(request.path) for request in requests])
 
-
-def unpacked(row: Tensor) -> Picture:
-    """Return the picture of a packed row, uint8 (`row_bytes`,)."""
-    head = row[:_HEAD_BYTES].numpy().tobytes()
-    height, width = np.frombuffer(head[:8], dtype=np.int32).tolist()
-    (key,) = np.frombuffer(head[8:], dtype=np.uint64).tolist()
-    pixels = row[_HEAD_BYTES : _HEAD_BYTES + 3 * height * width].numpy()
-    return Picture(image=Image.fromarray(pixels.reshape(height, width, 3)), content_key=key)
+    def _row(self, path: Path) -> Tensor:
+        picture = read_image(path, upright=self.is_upright[path])
+        try:
+            return packed(picture, limits=self.limits, row_bytes=self.row_bytes)
+        except ValueError as error:
+            raise BadImageError(
+                f"Cannot decode {path}: the picture is larger than its header says ({error})."
+            ) from error
 
 
 @dataclass(frozen=True, kw_only=True)
 class KeptPictures:
     """The train pictures of a run."""
 
-    rows: TrunkRows
-    views: Views
-
-    def __call__(self, index: int) -> Picture:
-        """Return a picture by its place among the samples."""
-        one = self.views.part(np.array([index]))
-        return unpacked(self.rows.take(one)[PIXELS][0])
+    read: PictureReader
+    rows: KeptRows | StoredTrunkRows
+    distinct: int
+    """Pictures of which none equals another byte for byte."""
+    copies: int
+    """The others."""
+    seconds: float
+    """That it took until all were there."""
+    seconds_decode: float
+    """Of all threads together."""
 
     def record(self) -> dict[str, Any]:
         """Return `image_cache` of `run.json`: pictures that were there, were made, their bytes."""
         counts = self.rows.counts
-        hits = len(self.views) - counts.misses
-        return {"hits": hits, "misses": counts.misses, "bytes": counts.bytes}
+        return {
+            "hits": self.distinct - counts.misses,
+            "misses": counts.misses,
+            "copies": self.copies,
+            "bytes": counts.bytes,
+            "seconds": {"decode": self.seconds_decode, "total": self.seconds},
+        }
 
 
 def keep_pictures(
@@ -131,6 +115,7 @@ def keep_pictures(
     root: Path,
     config: ImageCacheConfig,
     build: DetectorBuild,
+    augment: BoxAugmentLevel,
     threads: int,
     check_stop: Callable[[], None],
     talk: Talk,
@@ -142,64 +127,149 @@ def keep_pictures(
         root: Folder of their files.
         config: Where to keep them.
         build: Of the detector.
+        augment: How much views differ from the pictures.
         threads: How many files are read at once.
         check_stop: Called between a few files.
-        talk: Is told what is kept.
+        talk: Is told what will be kept.
 
     Raises:
         BadImageError: A picture cannot be read.
         ConfigError: There is no room.
         MachineError: The disk refuses, or memory would be too full.
+        StopRequested: If `check_stop` raises it.
     """
     if config.image_cache == "off":
         return None
-    limits = PictureLimits.of(build)
-    views = _views(samples, root=root, threads=threads)
-    source = ViewPass(
-        read=PackedPictures({s.path: s.is_upright for s in samples}, limits),
-        compute=lambda rows: {PIXELS: rows},
-        threads=threads,
-        batch_size=_COMPUTED_TOGETHER,
-        check_stop=check_stop,
+    started = time.perf_counter()
+    limits = limits_of(build, augment=augment)
+    sizes = _sizes(samples, root=root, limits=limits)
+    row_bytes = row_bytes_for(sizes)
+    views = _views(samples, root=root, threads=threads, check_stop=check_stop)
+    source = _source(
+        samples, limits=limits, row_bytes=row_bytes, threads=threads, check_stop=check_stop
     )
-    rows = _rows(source, views=views, config=config, limits=limits, talk=talk)
-    with with_remedy():
-        rows.prepare(views, label="pictures")
-    size = len(views) * limits.row_bytes / 1e6
+    distinct = len(first_appearances(views.ids))
+    largest = max(sizes, key=lambda size: size[0] * size[1])
     talk.note(
-        f"Pictures: {counted(len(views), 'train picture')} kept {_WHERE[config.image_cache]}, at "
-        f"most {limits.shortest} x {limits.longest} pixels ({size:,.0f} MB). Evaluation reads the "
+        f"Pictures: keeping {counted(distinct, 'train picture')} {_WHERE[config.image_cache]}, "
+        f"{_extent(distinct * row_bytes, largest=largest, limits=limits)}. Evaluation reads the "
         "files."
     )
-    return KeptPictures(rows=rows, views=views)
+    rows = _rows(
+        config.image_cache,
+        source=source,
+        views=views,
+        limits=limits,
+        row_bytes=row_bytes,
+        limit=config.limit_bytes,
+        talk=talk,
+    )
+    return KeptPictures(
+        read=PictureReader(rows.access(views), name=PIXELS),
+        rows=rows,
+        distinct=distinct,
+        copies=len(views) - distinct,
+        seconds=time.perf_counter() - started,
+        seconds_decode=source.seconds.decode,
+    )
+
+
+def _extent(size: int, *, largest: tuple[int, int], limits: PictureLimits | None) -> str:
+    """Return how much room pictures take, and why so much."""
+    height, width = largest
+    origin = " as in its file" if limits is None else ""
+    return f"{size_text(size)} in rows as long as the largest, {width} x {height} pixels{origin}"
+
+
+def _source(
+    samples: Sequence[BoxSample],
+    *,
+    limits: PictureLimits | None,
+    row_bytes: int,
+    threads: int,
+    check_stop: Callable[[], None],
+) -> ViewPass:
+    """Return what reads pictures into rows."""
+    return ViewPass(
+        read=PackedPictures(
+            is_upright={s.path: s.is_upright for s in samples}, limits=limits, row_bytes=row_bytes
+        ),
+        compute=lambda rows: {PIXELS: rows},
+        threads=threads,
+        batch_size=max(1, min(_MOST_TOGETHER, _BYTES_TOGETHER // row_bytes)),
+        check_stop=check_stop,
+    )
 
 
 def _rows(
-    source: ViewPass, *, views: Views, config: ImageCacheConfig, limits: PictureLimits, talk: Talk
-) -> TrunkRows:
-    key = key_of_pictures(shortest=limits.shortest, longest=limits.longest)
+    tier: Literal["ram", "disk"],
+    *,
+    source: ViewPass,
+    views: Views,
+    limits: PictureLimits | None,
+    row_bytes: int,
+    limit: int,
+    talk: Talk,
+) -> KeptRows | StoredTrunkRows:
+    """Return rows that hold all pictures."""
+    key = key_of_pictures(sides=vars(limits) if limits else None, row_bytes=row_bytes)
     room = room_for(
         key,
-        views=[views] if config.image_cache == "disk" else [],
-        row_bytes=limits.row_bytes,
-        limit=config.limit_bytes,
+        views=[views] if tier == "disk" else [],
+        row_bytes=row_bytes,
+        limit=limit,
         option="--image-cache",
+        remedy=_remedy(limits),
     )
-    return rows_in_tier(
-        config.image_cache,
+    rows = kept_rows(
+        tier,
         source=source,
         key=key,
         room=room,
         dtype=torch.uint8,
-        row_bytes=limits.row_bytes,
-        limit=config.limit_bytes,
+        row_bytes=row_bytes,
+        limit=limit,
         talk=talk,
     )
+    try:
+        with with_remedy():
+            rows.prepare(views, label="pictures")
+    except BaseException:
+        rows.release()
+        raise
+    return rows
 
 
-def _views(samples: Sequence[BoxSample], *, root: Path, threads: int) -> Views:
+def _remedy(limits: PictureLimits | None) -> str:
+    """Return the options that make less of what is kept."""
+    if limits is None:
+        return "fewer images (--limit), --augment flip, which keeps none larger than is looked at"
+    size = "" if limits.longest is None else ", a smaller --image-size"
+    return f"fewer images (--limit){size}"
+
+
+def _sizes(
+    samples: Sequence[BoxSample], *, root: Path, limits: PictureLimits | None
+) -> list[tuple[int, int]]:
+    """Return height and width of every picture as it is kept, by the headers of the files."""
+    headers = read_headers(root, [str(sample.path) for sample in samples])
+    sizes = []
+    for sample, header in zip(samples, headers, strict=True):
+        width, height = header.upright if sample.is_upright else header.stored
+        sizes.append(limits.size_of(height, width) if limits else (height, width))
+    return sizes
+
+
+def _views(
+    samples: Sequence[BoxSample], *, root: Path, threads: int, check_stop: Callable[[], None]
+) -> Views:
     names = [str(sample.path) for sample in samples]
-    contents = content_ids(names, root=root, threads=threads)
+    parts: list[Ids] = []
+    for start in range(0, len(names), _HASHED_TOGETHER):
+        check_stop()
+        part = names[start : start + _HASHED_TOGETHER]
+        parts.append(content_ids(part, root=root, threads=threads))
+    contents = np.concatenate(parts)
     ids = np.empty_like(contents)
     is_upright = np.array([sample.is_upright for sample in samples], dtype=bool)
     for chosen, level in ((is_upright, "upright"), (~is_upright, "as stored")):

@@ -40,9 +40,40 @@ def rows_in_tier(
     """
     if tier == "off":
         return FreshRows(source=source)
+    return kept_rows(
+        tier,
+        source=source,
+        key=key,
+        room=room,
+        dtype=dtype,
+        row_bytes=row_bytes,
+        limit=limit,
+        talk=talk,
+    )
+
+
+def kept_rows(
+    tier: Literal["ram", "disk"],
+    *,
+    source: ViewPass,
+    key: Mapping[str, Any],
+    room: Room,
+    dtype: torch.dtype,
+    row_bytes: int,
+    limit: int,
+    talk: Talk,
+) -> KeptRows | StoredTrunkRows:
+    """Return rows that are kept; see `rows_in_tier`."""
     if tier == "ram":
-        option = room.option
-        return KeptRows(source=source, dtype=dtype, most_bytes=limit, option=option, talk=talk)
+        return KeptRows(
+            source=source,
+            dtype=dtype,
+            row_bytes=row_bytes,
+            most_bytes=limit,
+            option=room.option,
+            remedy=room.remedy,
+            talk=talk,
+        )
     store, end_use = open_store(key, room=room, limit=limit, talk=talk)
     return StoredTrunkRows(
         source=source,

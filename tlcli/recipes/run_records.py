@@ -15,6 +15,7 @@ from tlcli.results.run_dir import RunDirectory, default_run_path
 RUNS = Path("runs")
 """Where runs go that are given no --output."""
 _SUMMARY = ("status", "best", "results", "frozen", "trunk_cache", "seconds")
+_SUMMARY_IF_THERE = ("image_cache",)
 OUT_OF_TIME = "max_time"
 """What `stopped` of `run.json` says of a training that ended for --max-time."""
 _OUTPUT_OPTIONS = ("output", "overwrite", "resume")
@@ -92,6 +93,7 @@ def run_summary(folder: RunDirectory) -> dict[str, Any]:
         "schema_version": SCHEMA_VERSION,
         "run": str(folder.path),
         **{key: record.get(key) for key in _SUMMARY},
+        **{key: record[key] for key in _SUMMARY_IF_THERE if key in record},
     }
 
 

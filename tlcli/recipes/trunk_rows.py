@@ -1,7 +1,7 @@
 """Values of images, by image and view: computed each time, or once and kept."""
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
@@ -11,14 +11,17 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from tlcli.data.content_ids import Ids
+from tlcli.data.store.row_access import RowsInMemory, RowsInStore
 from tlcli.data.store.row_ids import NOWHERE, RowIndex, first_appearances
 from tlcli.data.store.row_reader import RowReader
 from tlcli.data.store.tensor_store import ShardPlan, TensorStore, cast_checked
+from tlcli.engine.cpu_memory import free_memory
 from tlcli.engine.extraction import Features, ViewRequest, joined, single_threaded_operators
-from tlcli.engine.view_pass import ViewPass
+from tlcli.engine.view_pass import ValueBatch, ViewPass
 from tlcli.errors import MachineError
 from tlcli.recipes.talk import Talk
 from tlcli.recipes.trunk_places import PIXELS
+from tlcli.results.counted import size_text
 
 SHARD_BYTES = 64 << 20
 """Of a stored shard at most: what is lost when a process is killed."""
@@ -132,10 +135,13 @@ class KeptRows:
 
     source: ViewPass
     dtype: torch.dtype
+    row_bytes: int
     most_bytes: int
     """Beyond this an error ends the run."""
     option: str
     """That asked for it."""
+    remedy: str
+    """What else makes less of them."""
     talk: Talk
     counts: RowCounts = field(default_factory=RowCounts)
     _ids: list[Ids] = field(default_factory=list)
@@ -146,27 +152,56 @@ class KeptRows:
         """Compute the values that are not in memory yet.
 
         Raises:
-            MachineError: if they take more than `most_bytes`.
+            MachineError: before any is computed, if they take more than `most_bytes` or than is
+                free.
         """
         missing = _missing(views, self._index)
         if not len(missing):
             return
         wanted = views.part(missing)
+        self._check_room(len(wanted) * self.row_bytes)
         computed = self.source.batches(wanted.requests)
         with single_threaded_operators():
             tracked = self.talk.track(computed, label=label, num_images=len(wanted))
-            block = joined([_cast(batch.values, self.dtype) for batch in tracked])
+            block = self._block(tracked, rows=len(wanted))
         self.counts.misses += len(wanted)
         self.counts.bytes += bytes_of(block)
-        if self.counts.bytes > self.most_bytes:
-            raise MachineError(
-                f"{self.option} ram holds more than --cache-limit allows ({self.most_bytes >> 20} "
-                f"MiB): use {self.option} disk, fewer --views, or a larger --cache-limit."
-            )
         self._blocks.append(block)
         self._ids.append(wanted.ids)
         total = sum(len(ids) for ids in self._ids)
         self._index = RowIndex(iter(self._ids), total=total)
+
+    def _check_room(self, needed: int) -> None:
+        """Make sure that so many bytes more may be held."""
+        total = self.counts.bytes + needed
+        if total > self.most_bytes:
+            raise MachineError(
+                f"{self.option} ram holds more than --cache-limit allows ({size_text(total)} of "
+                f"{size_text(self.most_bytes)}). Use {self.option} disk, {self.remedy}, or a "
+                "larger --cache-limit."
+            )
+        if needed > (free := free_memory()):
+            raise MachineError(
+                f"{self.option} ram: {size_text(needed)} do not fit the free memory "
+                f"({size_text(free)}). Use {self.option} disk, or {self.remedy}."
+            )
+
+    def _block(self, batches: Iterable[ValueBatch], *, rows: int) -> dict[str, Tensor]:
+        """Put values behind each other, without a second copy of all."""
+        block: dict[str, Tensor] = {}
+        done = 0
+        for batch in batches:
+            for name, values in _cast(batch.values, self.dtype).items():
+                if name not in block:
+                    block[name] = values.new_empty((rows, *values.shape[1:]))
+                block[name][done : done + len(values)] = values
+            done += len(batch.indices)
+        return block
+
+    def access(self, views: Views) -> RowsInMemory:
+        """Return access to single rows, those of views that are there."""
+        assert self._index is not None, "prepare() comes first"
+        return RowsInMemory(self._blocks, self._index.locate(views.ids))
 
     def take(self, views: Views) -> Features:
         """Copy values, in the dtype they are kept in."""
@@ -222,6 +257,10 @@ class StoredTrunkRows:
                 self.store.write(plan, joined(parts))
         self.counts.misses += len(wanted)
         self.counts.bytes += len(wanted) * self.row_bytes
+
+    def access(self, views: Views) -> RowsInStore:
+        """Return access to single rows, those of views that are there."""
+        return RowsInStore(self.store.path, views.ids)
 
     def take(self, views: Views) -> Features:
         """Copy values, in the dtype they are stored in."""

@@ -14,6 +14,7 @@ import torchvision
 
 from tlcli.backbones.protocol import Backbone
 from tlcli.data.preprocessing import Preprocessing
+from tlcli.data.store.row_ids import first_appearances
 from tlcli.data.store.store_manifest import is_store
 from tlcli.data.store.tensor_store import TensorStore, digest_of_key
 from tlcli.engine.runtime import Runtime
@@ -23,6 +24,7 @@ from tlcli.models.frozen_proof import digests_of
 from tlcli.recipes.talk import Talk
 from tlcli.recipes.trunk_places import PIXELS, begin_use, fits, make_room, trunk_path
 from tlcli.recipes.trunk_rows import Views
+from tlcli.results.counted import size_text
 
 _ANY = 1 << 16
 """Rows per shard where only their number counts."""
@@ -71,22 +73,25 @@ def key_of_pixels(preprocessing: Preprocessing) -> dict[str, Any]:
         "model": PIXELS,
         "preprocessing": {k: v for k, v in preprocessing.to_json().items() if k != "std"},
         "decoder": _DECODER,
+        "torch": torch.__version__,
         "dtype": "uint8",
     }
 
 
-def key_of_pictures(*, shortest: int, longest: int) -> dict[str, Any]:
+def key_of_pictures(*, sides: Mapping[str, int | None] | None, row_bytes: int) -> dict[str, Any]:
     """Return all that decides the rows of whole pictures, but for the picture.
 
     Args:
-        shortest: Pixels of the short side at most.
-        longest: Pixels of the long side at most.
+        sides: `PictureLimits` that they were made smaller to; None leaves them as they are.
+        row_bytes: Of every row; a set with larger pictures has a store of its own.
     """
     return {
         "format": _FORMAT,
         "model": PIXELS,
-        "sides": [shortest, longest],
+        "sides": sides,
+        "row_bytes": row_bytes,
         "decoder": _DECODER,
+        "torch": torch.__version__,
         "dtype": "uint8",
     }
 
@@ -100,10 +105,18 @@ class Room:
     is_enough: bool
     option: str
     """That asks for it."""
+    remedy: str
+    """What makes less of it."""
 
 
 def room_for(
-    key: Mapping[str, Any], *, views: Sequence[Views], row_bytes: int, limit: int, option: str
+    key: Mapping[str, Any],
+    *,
+    views: Sequence[Views],
+    row_bytes: int,
+    limit: int,
+    option: str,
+    remedy: str = "fewer --views",
 ) -> Room:
     """Say how much of some views is still to be stored, and whether that fits.
 
@@ -113,15 +126,17 @@ def room_for(
         row_bytes: Of one of them.
         limit: Bytes that all such stores may take.
         option: That asks for it.
+        remedy: What makes less of it.
     """
     path = _path_of(key)
-    needed = sum(map(len, views)) * row_bytes
+    needed = sum(len(first_appearances(one.ids)) for one in views) * row_bytes
     if is_store(path):
         with suppress(DataError):  # damaged: what is computed again is not told apart here
             store = TensorStore.open(path)
             plans = [store.plan(one.ids, rows_per_shard=_ANY) for one in views]
             needed = sum(len(plan) for part in plans for plan in part) * row_bytes
-    return Room(needed=needed, is_enough=fits(needed, limit=limit, keep=path), option=option)
+    is_enough = fits(needed, limit=limit, keep=path)
+    return Room(needed=needed, is_enough=is_enough, option=option, remedy=remedy)
 
 
 def open_store(
@@ -145,12 +160,12 @@ def open_store(
     path = _path_of(key)
     if not room.is_enough:
         raise ConfigError(
-            f"{room.option} disk: {room.needed / 1e6:,.0f} MB do not fit --cache-limit "
-            f"({limit / 1e6:,.0f} MB) or the disk of {path.parent}. Use fewer --views, a larger "
+            f"{room.option} disk: {size_text(room.needed)} do not fit --cache-limit "
+            f"({size_text(limit)}) or the disk of {path.parent}. Use {room.remedy}, a larger "
             f"--cache-limit, or {room.option} off."
         )
     for folder in make_room(room.needed, limit=limit, keep=path):
-        talk.note(f"Deleted {folder.path} ({folder.bytes / 1e6:,.0f} MB), not used for longest.")
+        talk.note(f"Deleted {folder.path} ({size_text(folder.bytes)}), not used for longest.")
     store = TensorStore.open_or_create(path, key=key)
     for remark in store.remarks:
         talk.warn(remark)

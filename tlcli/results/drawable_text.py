@@ -9,14 +9,6 @@ from matplotlib.ft2font import FT2Font
 from PIL import ImageFont
 
 
-def drawable(text: str, *, fallback: str) -> str:
-    """Return the text if the font has all of its characters, else the fallback.
-
-    DejaVu Sans has Latin, Greek, Cyrillic, Arabic and more, but no Chinese, Japanese or Korean.
-    """
-    return text if text and all(ord(letter) in _letters() for letter in text) else fallback
-
-
 def legible(text: str) -> str:
     """Put a question mark for each character that the font lacks."""
     return "".join(letter if ord(letter) in _letters() else "?" for letter in text)
@@ -39,9 +31,9 @@ def shortened(text: str, *, limit: int) -> str:
 
 
 @cache
-def picture_font(size: int) -> ImageFont.FreeTypeFont:
-    """Load the font for drawing with Pillow, `size` pixels high."""
-    return ImageFont.truetype(_font_path(), size)
+def picture_font(size: int, path: str | None = None) -> ImageFont.FreeTypeFont:
+    """Load the font for drawing with Pillow, or that of another file, `size` pixels high."""
+    return ImageFont.truetype(path or _font_path(), size)
 
 
 def _font_path() -> Path:

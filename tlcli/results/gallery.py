@@ -11,7 +11,8 @@ import numpy.typing as npt
 from PIL import Image, ImageDraw
 
 from tlcli.results.atomic import replacing
-from tlcli.results.drawable_text import drawable, legible, picture_font, shortened
+from tlcli.results.drawable_text import legible, picture_font, shortened
+from tlcli.results.picture_fonts import class_label_to_draw, runs_of
 
 Color = tuple[int, int, int]
 Rectangle = tuple[float, float, float, float]
@@ -86,8 +87,8 @@ def draw_gallery(path: Path, *, pictures: Sequence[GalleryPicture], title: str) 
     """Draw images in four columns, with ground truth in green and detections by class, as PNG.
 
     Detections have their name and score. Labels are placed by falling score where they cover no
-    other; one that finds no place is left out. Names longer than 22 characters are shortened;
-    those with characters that the font lacks become "class N".
+    other; one that finds no place is left out. Names are those of all figures, see
+    `class_labels_to_draw`; what is longer than 22 characters is shortened.
 
     Args:
         path: The file to write.
@@ -203,12 +204,22 @@ def _draw_label(
         taken.append(place)
         ground, ink = _label_colors(box)
         draw.rectangle(place, fill=ground)
-        draw.text((left + 2, top + 1), text, fill=ink, font=picture_font(_LABEL_SIZE))
+        _write(draw, text, left=left + 2, top=top + 1, ink=ink)
         return
 
 
+def _write(draw: ImageDraw.ImageDraw, text: str, *, left: float, top: float, ink: Color) -> None:
+    """Write a label, each letter in a font that has it, on one baseline."""
+    baseline = top + picture_font(_LABEL_SIZE).getmetrics()[0]
+    for part, file in runs_of(text):
+        font = picture_font(_LABEL_SIZE, file)
+        draw.text((left, baseline), part, fill=ink, font=font, anchor="ls")
+        left += font.getlength(part)
+
+
 def _label_text(box: GalleryBox) -> str:
-    name = shortened(drawable(box.name, fallback=f"class {box.class_index + 1}"), limit=_MAX_NAME)
+    name = box.name or f"class {box.class_index + 1}"
+    name = shortened(class_label_to_draw(name, number=box.class_index + 1), limit=_MAX_NAME)
     return name if box.score is None else f"{name} {box.score:.2f}"
 
 
@@ -244,7 +255,8 @@ def _overlap(first: Rectangle, second: Rectangle) -> bool:
 
 
 def _text_width(text: str, size: int) -> int:
-    return -int(-picture_font(size).getlength(text) // 1)
+    parts = (picture_font(size, file).getlength(part) for part, file in runs_of(text))
+    return -int(-sum(parts) // 1)
 
 
 def _fitted(text: str, size: int, *, width: int) -> str:

@@ -7,6 +7,7 @@ often has a font that does.
 
 from collections.abc import Iterable, Sequence
 from functools import cache
+from itertools import groupby
 from pathlib import Path
 
 from matplotlib.font_manager import FontEntry, fontManager
@@ -24,7 +25,25 @@ _PLACEHOLDERS = "Last Resort"
 
 def fonts_for(texts: Iterable[str]) -> list[str]:
     """Return the fonts that texts can be drawn with, the usual one first."""
-    return [OWN_FONT, *_search(lacking(texts))[0]]
+    return [OWN_FONT, *(entry.name for entry in _search(lacking(texts))[0])]
+
+
+def runs_of(text: str) -> list[tuple[str, str | None]]:
+    """Cut a text into parts, each with the file of the font that it can be drawn with.
+
+    None is the usual font, also where no font has the letters.
+    """
+    entries = _search(lacking([text]))[0]
+    missing = frozenset(lacking([text]))
+
+    def file_of(letter: str) -> str | None:
+        """Return the first font that has it, as matplotlib does."""
+        if letter not in missing:
+            return None
+        return next((entry.fname for entry in entries if _has(entry.fname, letter)), None)
+
+    files = {letter: file_of(letter) for letter in dict.fromkeys(text)}
+    return [("".join(part), file) for file, part in groupby(text, key=files.__getitem__)]
 
 
 def undrawable(texts: Iterable[str]) -> str:
@@ -40,9 +59,14 @@ def class_labels_to_draw(names: Sequence[str]) -> list[str]:
     """
     missing = frozenset(undrawable(names))
     return [
-        name if missing.isdisjoint(name) else f"{number}: {_with_codes(name, missing)}"
+        _label_to_draw(name, number=number, missing=missing)
         for number, name in enumerate(names, start=1)
     ]
+
+
+def class_label_to_draw(name: str, *, number: int) -> str:
+    """Return what figures call one class, see `class_labels_to_draw`."""
+    return _label_to_draw(name, number=number, missing=frozenset(undrawable([name])))
 
 
 def font_remark(names: Sequence[str]) -> str | None:
@@ -58,6 +82,10 @@ def font_remark(names: Sequence[str]) -> str | None:
     )
 
 
+def _label_to_draw(name: str, *, number: int, missing: frozenset[str]) -> str:
+    return name if missing.isdisjoint(name) else f"{number}: {_with_codes(name, missing)}"
+
+
 def _with_codes(name: str, missing: frozenset[str]) -> str:
     return "".join(_code(letter) if letter in missing else letter for letter in name)
 
@@ -67,16 +95,22 @@ def _code(letter: str) -> str:
 
 
 @cache
-def _search(letters: str) -> tuple[tuple[str, ...], str]:
-    """Return families that have some of the letters, and the letters that none has."""
-    families: list[str] = []
+def _search(letters: str) -> tuple[tuple[FontEntry, ...], str]:
+    """Return a font of each family that has some of the letters, and the letters that none has."""
+    families: dict[str, FontEntry] = {}
     left = dict.fromkeys(letters)
     for entry in fontManager.ttflist if letters else ():
         found = _letters_in(entry, left)
         if found and entry.name not in families:
-            families.append(entry.name)
+            families[entry.name] = entry
             left = {letter: None for letter in left if letter not in found}
-    return tuple(families), "".join(left)
+    return tuple(families.values()), "".join(left)
+
+
+@cache
+def _has(path: str, letter: str) -> bool:
+    """Say whether the font of a file has a letter."""
+    return bool(FT2Font(path).get_char_index(ord(letter)))
 
 
 def _letters_in(entry: FontEntry, letters: Iterable[str]) -> set[str]:

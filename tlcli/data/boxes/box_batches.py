@@ -108,7 +108,7 @@ class BoxDataset(Dataset["LoadedImage | DataError"]):
         augment: How strongly the views differ from the picture.
         seed: Of the random views.
         pictures: From the place of a sample to its picture, where they are kept; else files are
-            read.
+            read. Worker processes are sent it, so it has to be picklable, and small.
     """
 
     def __init__(

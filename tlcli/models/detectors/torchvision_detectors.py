@@ -289,6 +289,12 @@ def named_body_stages(network: nn.Module, build: DetectorBuild) -> tuple[Stage, 
     return tuple(stages)
 
 
+def is_squashing(build: DetectorBuild) -> bool:
+    """Say whether a detector makes squares of all pictures, `image_size` wide and high."""
+    named = NAMED.get(build.model.removeprefix(PREFIX))
+    return named is not None and named.is_fixed
+
+
 def neck_name(build: DetectorBuild) -> str:
     """Return what the layers between body and heads are called: `fpn`, or SSD's `extra`."""
     return NAMED[build.model.removeprefix(PREFIX)].neck
