@@ -179,6 +179,23 @@ def test_augment_boxes__result_is_of_plain_tensors(level: str) -> None:
     assert [type(value) for value in augment(one_sample(), level=level)] == [Tensor] * 3
 
 
+@pytest.mark.parametrize("size", [(60, 80), (80, 60), (60, 60)])
+def test_augment_boxes__light_enlarges_and_shrinks_pictures_of_any_shape(
+    size: tuple[int, int],
+) -> None:
+    """By 0.75 to 1.33, also where the sides differ."""
+    image = torch.full((3, *size), BACKGROUND, dtype=torch.uint8)
+    middle = torch.tensor([size[1] / 2, size[0] / 2])
+    boxes = torch.cat([middle - 4, middle + 4])[None]
+    scales = []
+    for view in range(80):
+        _, left, _ = augment((image, boxes, torch.tensor([1])), level="light", view=view)
+        scales += ((left[:, 3] - left[:, 1]) / 8).tolist()
+
+    assert 0.7 < min(scales) < 0.85
+    assert 1.2 < max(scales) < 1.36
+
+
 def test_augment_boxes__light_keeps_the_frame_and_cuts_nothing_small() -> None:
     """A box is learned from only if a quarter of it can be seen."""
     image = torch.full((3, 60, 60), BACKGROUND, dtype=torch.uint8)

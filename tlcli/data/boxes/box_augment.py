@@ -68,7 +68,8 @@ def _flipped(sample: Sample, _size: tuple[int, int]) -> Sample:
 
 
 def _jittered(sample: Sample, size: tuple[int, int]) -> Sample:
-    scaled: Sample = v2.ScaleJitter(size, scale_range=_SCALES)(_flipped(sample, size))
+    frame = (size[1], size[0])  # ScaleJitter alone wants width and height
+    scaled: Sample = v2.ScaleJitter(frame, scale_range=_SCALES)(_flipped(sample, size))
     fill = {tv_tensors.Image: _FILL, "others": 0}
     framed: Sample = v2.RandomCrop(size, pad_if_needed=True, fill=fill)(scaled)
     return _still_seen(framed, least=_VISIBLE_SHARE * box_area(scaled["boxes"]))
