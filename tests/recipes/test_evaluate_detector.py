@@ -55,6 +55,7 @@ def test_evaluate__takes_the_test_part_where_there_is_one(trained: tuple[Path, P
     assert evaluation.folder == run / "evaluation" / "test"
     found = plain(evaluation.report.to_json())
     expected = record_of(run)["results"]["test"]
+    assert expected.pop("num_classes") == len(found["per_class"])
     assert {key: found[key] for key in expected} == expected
     assert found["metrics"]["mar_100"] > 0
     assert not any("flattering" in warning for warning in talk.warnings)

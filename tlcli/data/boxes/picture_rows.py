@@ -42,7 +42,7 @@ class PictureLimits:
         if scale >= 1:
             return height, width
         if scale == self.shortest / short:
-            sides = (self.shortest, floor(long * scale))
+            sides = (self.shortest, max(self.shortest, floor(long * scale)))
         else:
             sides = (max(1, floor(short * scale)), self.longest)
         return sides if height <= width else (sides[1], sides[0])
