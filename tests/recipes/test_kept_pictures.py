@@ -96,7 +96,7 @@ def with_reading(patch: pytest.MonkeyPatch, before: Callable[[], object]) -> Non
     patch.setattr(PackedPictures, "__call__", reading)
 
 
-@pytest.mark.parametrize("tier", ["ram", "disk"])
+@pytest.mark.parametrize("tier", [pytest.param("ram", marks=pytest.mark.slow), "disk"])
 def test_run__pictures_that_are_small_already_change_nothing(tmp_path: Path, tier: str) -> None:
     data = make_box_folder(tmp_path / "scenes", counts=COUNTS, size=(60, 48))
     shutil.copy(data / "train/0.png", data / "train/1.png")
@@ -143,6 +143,7 @@ def test_run__seconds_of_decoding_count(
     assert any("The time is up (--max-time) after 0 epochs and 0 steps" in n for n in talk.notes)
 
 
+@pytest.mark.slow
 def test_run__larger_pictures_give_nearly_the_same_losses(tmp_path: Path) -> None:
     data = make_box_folder(tmp_path / "scenes", counts=COUNTS, size=(150, 100))
     options = {**FAST, "augment": "flip", "data": data}
@@ -192,6 +193,7 @@ def test_keep_pictures__detector_sees_no_less(
             assert float((file - other).abs().max()) <= 0.51
 
 
+@pytest.mark.slow
 def test_run__another_size_is_kept_apart(tmp_path: Path) -> None:
     data = make_box_folder(tmp_path / "scenes", counts=COUNTS)
     for size in (64, 48):

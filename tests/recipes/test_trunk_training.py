@@ -342,7 +342,7 @@ def test_config__refuses(options: dict[str, Any], message: str) -> None:
         finetune_config(None, **options)
 
 
-@pytest.mark.parametrize("tier", ["ram", "disk"])
+@pytest.mark.parametrize("tier", [pytest.param("ram", marks=pytest.mark.slow), "disk"])
 def test_image_cache__changes_nothing(
     tmp_path: Path, photos: Path, resnet_file: Path, tier: str
 ) -> None:
@@ -409,7 +409,7 @@ def test_run__another_seed_finds_the_views_another_view_seed_does_not(
     assert len(set(losses)) == 3
 
 
-@pytest.mark.parametrize("tier", ["ram", "disk"])
+@pytest.mark.parametrize("tier", ["ram", pytest.param("disk", marks=pytest.mark.slow)])
 def test_image_cache__serves_a_frozen_part_that_is_not_kept(
     tmp_path: Path, photos: Path, resnet_file: Path, tier: str
 ) -> None:
