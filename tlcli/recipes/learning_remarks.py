@@ -16,8 +16,8 @@ _GAP = 1.1
 """How far val loss may be above train loss where more training helps."""
 
 _UNFREEZE = (
-    "Pretrained features may not fit these pictures: train more of the network (--unfreeze last:3, "
-    "--schedule gradual:2). "
+    ", or, if pretrained features do not fit these pictures, train more of the network (--unfreeze "
+    "last:3, --schedule gradual:2)"
 )
 
 
@@ -55,5 +55,5 @@ def learning_remark(
         return None
     return (
         f"Underfitting: the train loss is {train[-1]:.2f} in the end, where guessing costs "
-        f"{chance:.2f}. {_UNFREEZE if is_partly_frozen else ''}Give more --epochs or a larger --lr."
+        f"{chance:.2f}. Give more --epochs or a larger --lr{_UNFREEZE if is_partly_frozen else ''}."
     )
