@@ -29,12 +29,12 @@ _FAILURES = (
     AttributeError,
     IndexError,
     KeyError,
-    NotImplementedError,
     RuntimeError,
     TypeError,
     ValueError,
 )
-"""What tracing, or running a half of a network that cannot be cut, raises."""
+"""What tracing, or running a half of a network that cannot be cut, raises; torch's
+`NotImplementedError` is a `RuntimeError`."""
 
 
 class NoBoundaryError(Exception):

@@ -110,7 +110,7 @@ def _answer(network: nn.Module, graph: fx.Graph, node: fx.Node, *, example: Tens
     if all(isinstance(value, list | tuple) for value in found):
         found = [len(value) for value in found]
     if not all(isinstance(value, int | float) for value in found) or found[0] != found[1]:
-        raise NotImplementedError(f"its code asks for the value of '{node.name}'")
+        raise ValueError(f"its code asks for the value of '{node.name}'")
     return bool(found[0]) if isinstance(found[0], float) else int(found[0])
 
 
