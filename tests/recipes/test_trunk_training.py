@@ -378,8 +378,10 @@ def test_image_cache__phases_with_a_frozen_part_keep_that(
     common = {"data": photos, "weights": resnet_file, "schedule": "0:layer4,4:all", "epochs": 6}
     common["views"] = 2
     finetune(tmp_path / "off", trunk_cache="off", **common, **EXACT)
-    finetune(tmp_path / "kept", trunk_cache="disk", image_cache="disk", **common, **LOSSLESS)
+    options = {"trunk_cache": "disk", "image_cache": "disk", **LOSSLESS}
+    _, talk = finetune(tmp_path / "kept", **common, **options)
 
+    assert sum("--image-cache has no effect in this phase" in note for note in talk.notes) == 1
     first, second = trunk_of(tmp_path / "kept")["phases"]
     assert (first["kept"], first["images_kept"], first["dtype"]) == ("disk", "off", "float32")
     assert (second["kept"], second["images_kept"]) == ("off", "disk")

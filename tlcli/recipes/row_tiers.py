@@ -7,12 +7,12 @@ import torch
 
 from tlcli.engine.view_pass import ViewPass
 from tlcli.recipes.talk import Talk
-from tlcli.recipes.trunk_rows import FreshRows, KeptRows, StoredTrunkRows, TrunkRows
+from tlcli.recipes.trunk_rows import KeptRows, StoredTrunkRows
 from tlcli.recipes.trunk_store import Room, open_store
 
 
-def rows_in_tier(
-    tier: Literal["off", "ram", "disk"],
+def kept_rows(
+    tier: Literal["ram", "disk"],
     *,
     source: ViewPass,
     key: Mapping[str, Any],
@@ -21,8 +21,8 @@ def rows_in_tier(
     row_bytes: int,
     limit: int,
     talk: Talk,
-) -> TrunkRows:
-    """Return rows that are computed whenever needed, kept in memory, or kept in a store.
+) -> KeptRows | StoredTrunkRows:
+    """Return rows that are kept in memory or in a store.
 
     Args:
         tier: Where.
@@ -38,32 +38,6 @@ def rows_in_tier(
         ConfigError: If there is no room in the store.
         MachineError: If the folder cannot be written to.
     """
-    if tier == "off":
-        return FreshRows(source=source)
-    return kept_rows(
-        tier,
-        source=source,
-        key=key,
-        room=room,
-        dtype=dtype,
-        row_bytes=row_bytes,
-        limit=limit,
-        talk=talk,
-    )
-
-
-def kept_rows(
-    tier: Literal["ram", "disk"],
-    *,
-    source: ViewPass,
-    key: Mapping[str, Any],
-    room: Room,
-    dtype: torch.dtype,
-    row_bytes: int,
-    limit: int,
-    talk: Talk,
-) -> KeptRows | StoredTrunkRows:
-    """Return rows that are kept; see `rows_in_tier`."""
     if tier == "ram":
         return KeptRows(
             source=source,

@@ -24,11 +24,11 @@ from tlcli.models.pooling import layout_of
 from tlcli.models.staged import StagedModel
 from tlcli.recipes.bad_images import with_remedy
 from tlcli.recipes.finetune_job import Job
-from tlcli.recipes.row_tiers import rows_in_tier
+from tlcli.recipes.row_tiers import kept_rows
 from tlcli.recipes.talk import Talk
 from tlcli.recipes.trunk_choice import Choice, Demand, choose_tier, storage_dtype, views_of
 from tlcli.recipes.trunk_places import PIXELS
-from tlcli.recipes.trunk_rows import FedRows, TrunkRows, Views
+from tlcli.recipes.trunk_rows import FedRows, FreshRows, TrunkRows, Views
 from tlcli.recipes.trunk_store import key_of_pixels, key_of_trunk, room_for
 from tlcli.recipes.trunk_views import RunViews
 
@@ -224,7 +224,9 @@ class PhaseStart:
         wanted = self._all_views(demand.views) if asked in ("auto", "disk") else []
         room = room_for(key, views=wanted, row_bytes=demand.row_bytes, limit=limit, option=option)
         choice = choose_tier(asked, demand=demand, fits=room.is_enough, limit=options.cache_limit)
-        rows = rows_in_tier(
+        if choice.tier == "off":
+            return choice, FreshRows(source=source)
+        rows = kept_rows(
             choice.tier,
             source=source,
             key=key,

@@ -221,6 +221,11 @@ class TrunkTraining:
         )
         if phase.images:
             self._talk.note(f"Images: {_KEPT[phase.images.tier]} ({phase.images.why}).")
+        elif self._job.config.trunk.image_cache != "off":
+            self._talk.note(
+                "Images: not kept, as what the frozen part makes of them is; --image-cache has no "
+                "effect in this phase."
+            )
         if self._job.config.train.mixup or self._job.config.train.cutmix:
             self._talk.note(
                 "Mixup and CutMix mix what the frozen part makes of the pictures, not the pictures."
