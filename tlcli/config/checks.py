@@ -17,14 +17,14 @@ def require(is_fine: bool, option: str, value: object, wanted: str) -> None:
         raise ConfigError(f"{option} must be {wanted}, not {value}.")
 
 
-def require_seed(seed: int) -> None:
+def require_seed(seed: int, *, option: str = "--seed") -> None:
     """Refuse a seed that random number generators do not take.
 
     Raises:
         ConfigError: If it is negative or of more than 64 bits.
     """
-    require(seed >= 0, "--seed", seed, "0 or more")
-    require(seed <= MAX_SEED, "--seed", seed, f"{MAX_SEED} (64 bits) at most")
+    require(seed >= 0, option, seed, "0 or more")
+    require(seed <= MAX_SEED, option, seed, f"{MAX_SEED} (64 bits) at most")
 
 
 def seconds_of(text: str, *, option: str) -> float:

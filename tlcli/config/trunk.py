@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from tlcli.config.checks import bytes_of, require
+from tlcli.config.checks import bytes_of, require, require_seed
 from tlcli.errors import ConfigError
 
 TrunkCache = Literal["auto", "off", "ram", "disk"]
@@ -57,7 +57,7 @@ class TrunkConfig(CacheConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         require(self.views is None or self.views >= 0, "--views", self.views, "0 or more")
-        require(0 <= self.view_seed < 2**64, "--view-seed", self.view_seed, "in 0..2^64-1")
+        require_seed(self.view_seed, option="--view-seed")
         asked = {"--trunk-cache": self.trunk_cache, "--image-cache": self.image_cache}
         for option, tier in asked.items():
             if self.views == 0 and tier in ("ram", "disk"):
