@@ -42,3 +42,13 @@ def test_stop_signals__former_handlers_come_back() -> None:
         raise StopRequested
 
     assert [signal.getsignal(number) for number in numbers] == before
+
+
+def test_asking_also__is_asked_within_its_context_only() -> None:
+    def refuse() -> None:
+        raise StopRequested
+
+    with StopSignals() as signals:
+        with pytest.raises(StopRequested), signals.asking_also(refuse):
+            signals.check()
+        signals.check()

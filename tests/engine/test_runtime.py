@@ -1,3 +1,6 @@
+import subprocess
+import sys
+
 import pytest
 import torch
 from hypothesis import given
@@ -18,6 +21,20 @@ def on_cpu(**changes: object) -> Runtime:
 def no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+
+
+def test_choose_runtime__tiny_numbers_are_zero_in_every_thread() -> None:
+    """Threads take it over when they are made: only a new process shows it."""
+    code = (
+        "import torch; from concurrent.futures import ThreadPoolExecutor;"
+        "from tlcli.engine.runtime import choose_runtime;"
+        "choose_runtime('cpu', amp=None, amp_dtype='auto', channels_last=True, seed=0);"
+        "halves = lambda: int((torch.full((1 << 20,), 1.5e-38) * 0.5).count_nonzero());"
+        "print(halves(), ThreadPoolExecutor(1).submit(halves).result())"
+    )
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+
+    assert done.stdout == "0 0\n"
 
 
 @pytest.mark.usefixtures("no_gpu")

@@ -228,6 +228,20 @@ def test_split__items_of_lists_have_names() -> None:
     assert sorted(split.names) == ["body_0_0", "body_0_1", "body_1"]
 
 
+def test_split__says_up_to_which_layers_the_trunk_goes() -> None:
+    def layers(name: str, open_stages: int) -> tuple[str, ...]:
+        options = {"input_size": SIZE} if "vit" in name else {}
+        model = staged(name, open_stages=open_stages, **options)
+        return split_network(model, example=pictures()).layers
+
+    assert layers("timm/test_resnet", 2) == ("layer3",)
+    assert layers("torchvision/mobilenet_v3_small", 3) == ("features.11",)
+    assert layers("torchvision/shufflenet_v2_x0_5", 1) == ("conv5",)  # its mean is no layer
+    assert layers("timm/test_vit", 2) == ("blocks.4",)
+    crossed = split_network(own_model(CrossedByLists()), example=pictures())
+    assert crossed.layers == ("body",)  # of which three values cross
+
+
 def test_split__rows_of_windows_belong_to_their_image() -> None:
     split = split_network(own_model(Windows()), example=pictures())
 

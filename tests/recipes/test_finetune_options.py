@@ -1,9 +1,11 @@
 """Options of the training of classifiers, from the words to the numbers of a run."""
 
+import itertools
 import math
 import os
 import shutil
 import signal
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -157,29 +159,33 @@ def test_drop_path__of_blocks_that_are_opened_later(tmp_path: Path, photos: Path
     assert summary["frozen"]["changed"] == 0
 
 
-class Clock:
-    """Goes on by a second each time it is read."""
-
-    def __init__(self) -> None:
-        self.now = 0.0
-
-    def __call__(self) -> float:
-        self.now += 1
-        return self.now
-
-
 @pytest.fixture
 def ticking(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let every step and every epoch cost one second."""
+    """Let every step and every validation cost one second, and all else nothing."""
     training = classifier_training.Training
 
     def with_clock(**values: Any) -> Any:
-        return training(**values, clock=Clock())
+        validate, counts = values.pop("validate"), Counter[str]()
+        state = values["state"]
+
+        def counted_validate() -> Any:
+            counts["validations"] += 1
+            return validate()
+
+        def clock() -> float:
+            return float(state.scheduler.last_epoch + counts["validations"])
+
+        return training(**values, validate=counted_validate, clock=clock)
 
     monkeypatch.setattr(classifier_training, "Training", with_clock)
 
 
-TIMED: dict[str, Any] = {"unfreeze": "layer4", "epochs": 4, "lr": 0.01}
+TIMED: dict[str, Any] = {
+    "unfreeze": "layer4",
+    "epochs": 4,
+    "lr": 0.01,
+    "views": 4,
+}
 """Three steps an epoch: four seconds by `ticking`."""
 
 
@@ -311,12 +317,40 @@ def test_max_time__counts_the_search_of_lr_auto(tmp_path: Path, photos: Path) ->
     assert record["lr_range"]["steps"] > 10
 
 
-def test_max_time__by_the_real_clock(tmp_path: Path, photos: Path) -> None:
-    _, talk = finetune(tmp_path / "run", data=photos, max_time="0.000001s", **TIMED)
+@pytest.mark.parametrize("kept", ["off", "ram", "disk"])
+def test_max_time__by_the_real_clock(tmp_path: Path, photos: Path, kept: str) -> None:
+    """The frozen part is computed before the first step, and takes more than there is."""
+    _, talk = finetune(
+        tmp_path / "run", data=photos, max_time="0.000001s", trunk_cache=kept, **TIMED
+    )
 
-    assert record_of(tmp_path / "run")["stopped"] == "max_time"
-    assert any("after 0 epochs and 1 step. Go on with: tlcli" in note for note in talk.notes)
+    record = record_of(tmp_path / "run")
+    assert record["stopped"] == "max_time"
+    assert record["trunk_cache"]["seconds"]["tail"] == 0
+    assert any("after 0 epochs and 0 steps. Go on with: tlcli" in note for note in talk.notes)
     assert not (tmp_path / "run" / "metrics.csv").exists()
+
+
+@pytest.mark.parametrize("kept", ["ram", "disk"])
+def test_max_time__ends_while_the_frozen_part_is_computed(
+    tmp_path: Path, photos: Path, monkeypatch: pytest.MonkeyPatch, kept: str
+) -> None:
+    finetune(tmp_path / "whole", data=photos, trunk_cache="off", **TIMED)
+    run, options = tmp_path / "run", {"data": photos, "trunk_cache": kept, **TIMED}
+    options["cache_dtype"] = "float32"
+    training, readings = classifier_training.Training, itertools.count()
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            classifier_training,
+            "Training",
+            lambda **values: training(**values, clock=lambda: float(next(readings))),
+        )
+        _, talk = finetune(run, max_time="2s", **options)
+    assert any("(--max-time) after 0 epochs and 0 steps." in note for note in talk.notes)
+
+    finetune(run, max_time="1h", resume=True, **options)
+
+    assert results_of(run) == results_of(tmp_path / "whole")
 
 
 def test_stopped__says_patience(tmp_path: Path, photos: Path) -> None:

@@ -1,6 +1,8 @@
 """Ctrl-C and termination as a question that the training loop asks between steps."""
 
 import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import FrameType
 from typing import Self
 
@@ -19,6 +21,7 @@ class StopSignals:
 
     def __init__(self) -> None:
         self.received: int | None = None
+        self._also: Callable[[], None] | None = None
         self._former: dict[int, object] = {}
 
     def __enter__(self) -> Self:
@@ -36,6 +39,17 @@ class StopSignals:
         self.received = number
 
     def check(self) -> None:
-        """Raise StopRequested if a signal came."""
+        """Raise StopRequested if a signal came, or for another reason to stop."""
         if self.received is not None:
             raise StopRequested
+        if self._also is not None:
+            self._also()
+
+    @contextmanager
+    def asking_also(self, check: Callable[[], None]) -> Iterator[None]:
+        """Let `check`, which raises StopRequested too, be called by every check of the context."""
+        self._also = check
+        try:
+            yield
+        finally:
+            self._also = None

@@ -58,6 +58,9 @@ def choose_runtime(
 ) -> Runtime:
     """Pick the device and precision that a user's words mean on this machine.
 
+    On the CPU numbers too small for all digits of their type (1e-38 in float32) count as zero from
+    now on: it computes with them many times slower, and saturated networks are full of them.
+
     Args:
         device: `auto` (CUDA, else MPS, else CPU), or a torch device such as `cuda:1`.
         amp: Mixed precision; None means on for CUDA only.
@@ -82,6 +85,7 @@ def choose_runtime(
         )
     if chosen.type == "cpu":
         keep_freed_memory()
+        torch.set_flush_denormal(True)  # before there are threads, which take it over
     use_amp = chosen.type == "cuda" if amp is None else amp
     if amp_dtype != "auto" and not use_amp:
         raise ConfigError(

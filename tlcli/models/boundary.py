@@ -51,7 +51,9 @@ class SplitNetwork:
     """These tensors -> what the network puts out, in the mode that it is in. Layers that work in
     place may change the tensors."""
     names: tuple[str, ...]
-    """Of the values that cross the boundary, after the layers that they come from."""
+    """Of the values that cross the boundary, no two alike."""
+    layers: tuple[str, ...]
+    """The last frozen layers that these values come through, by their names in the network."""
     shapes: tuple[tuple[int, ...], ...]
     """Of these values, for one image."""
     formats: tuple[torch.memory_format, ...]
@@ -105,12 +107,12 @@ def trunk_share(model: StagedModel, split: SplitNetwork, *, example: Tensor) -> 
     Args:
         model: That `split` is of; run in the mode of evaluation, and left as it was.
         split: Its halves.
-        example: Normalised images (B, C, H, W).
+        example: Normalised images (B, C, H, W), of which one is enough.
     """
     was_training = model.training
     model.eval()
     with FlopCounterMode(display=False) as trunk:
-        values = split.trunk(example)
+        values = split.trunk(example[:1])
     with FlopCounterMode(display=False) as tail:
         split.tail(*values)
     model.train(was_training)
@@ -170,9 +172,20 @@ def _halves(network: nn.Module, graph: fx.Graph, *, example: Tensor) -> SplitNet
         trunk=trunk,
         tail=_tail(network, graph, sides, kinds=kinds),
         names=tuple(node.name for node in rows),
+        layers=tuple(dict.fromkeys(_last_layer(node) for node in rows)),
         shapes=tuple(row.shape for row in rows.values()),
         formats=tuple(row.format for row in rows.values()),
     )
+
+
+def _last_layer(node: fx.Node) -> str:
+    """Return the name of the layer that a value comes from, perhaps through joining code."""
+    while node.op != "call_module":
+        inputs = [one for one in node.all_input_nodes if one.op != "get_attr"]
+        if not inputs or inputs[0].op == "placeholder":
+            return node.name
+        node = inputs[0]
+    return str(node.target)
 
 
 @dataclass(frozen=True)

@@ -169,7 +169,7 @@ def _train_and_judge(
         history.seconds_spent += kept.seconds if kept else 0.0
         try:
             with training.saved_if_stopped(history, signals):
-                training.train(history, check_stop=signals.check)
+                training.train(history, signals=signals)
             if history.best_value == 0:
                 talk.warn(_NOTHING_FOUND.format(monitor))
             record_proof(folder, training.finish(history))

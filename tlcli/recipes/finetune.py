@@ -212,7 +212,7 @@ def _train_and_judge(folder: RunDirectory, job: Job, *, is_resumed: bool, talk: 
             with training.saved_if_stopped(history, signals):
                 if job.config.freezing.init_head:
                     training.judge_start(history)
-                training.train(history, check_stop=signals.check)
+                training.train(history, signals=signals)
             record_proof(folder, training.finish(history))
             if rows := folder.read_metrics():
                 curve = "val/map" if job.images.table.is_multi_label else "val/top1"

@@ -151,11 +151,15 @@ class Training:
         )
         self._save(history)
 
-    def train(self, history: History, *, check_stop: Callable[[], None]) -> None:
+    def train(self, history: History, *, signals: StopSignals) -> None:
         """Run the epochs that are left, as far as the time budget reaches.
 
+        Args:
+            history: Is moved along.
+            signals: End it; everything that asks them stops when the time is up as well.
+
         Raises:
-            StopRequested: If `check_stop` raises it; the state can be saved then.
+            StopRequested: If a signal came; the state can be saved then.
             NonFiniteLossError: If the loss is not finite; the last checkpoint is from before.
         """
         history.is_out_of_time = False
@@ -169,22 +173,25 @@ class Training:
             )
         watch = self._stopwatch(history)
 
-        def check() -> None:
-            """Raise StopRequested or OutOfTime."""
+        def check_time() -> None:
+            """Raise OutOfTime."""
             watch()
-            check_stop()
             self._check_time(history)
 
         try:
             self._check_time(history)
-            for report in self._reports(check):
-                watch()
-                self._take_in(report, history)
-                if history.is_over:
-                    break
-                self._check_time(history)
+            with signals.asking_also(check_time):
+                for report in self._reports(signals.check):
+                    watch()
+                    self._take_in(report, history)
+                    if history.is_over:
+                        break
+                    self._check_time(history)
         except OutOfTime:
             self._stop_for_time(history)
+        except StopRequested:
+            watch()
+            raise
         except NonFiniteLoss as error:
             raise not_finite(error, file_of=self.file_of) from error
 

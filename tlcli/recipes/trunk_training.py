@@ -216,9 +216,8 @@ class TrunkTraining:
         kept = _KEPT[phase.choice.tier]
         if phase.choice.tier != "off":
             kept += f" in {_name(phase.dtype)}"
-        self._talk.note(
-            f"Frozen part up to {', '.join(phase.cut.split.names)}: {kept} ({phase.choice.why})."
-        )
+        layers = ", ".join(phase.cut.split.layers)
+        self._talk.note(f"Frozen part up to {layers}: {kept} ({phase.choice.why}).")
         if phase.images:
             self._talk.note(f"Images: {_KEPT[phase.images.tier]} ({phase.images.why}).")
         elif self._job.config.trunk.image_cache != "off":
@@ -254,7 +253,7 @@ class TrunkTraining:
                 "why": phase.choice.why,
                 "dtype": None if tier == "off" else _name(phase.dtype),
                 "images_kept": images.tier if images else "off",
-                "boundary": list(split.names) if split else [PIXELS],
+                "boundary": list(split.layers) if split else [PIXELS],
                 "shapes": [list(shape) for shape in split.shapes] if split else [],
                 "views": phase.views,
             }
