@@ -113,6 +113,12 @@ def saved(tmp_path: Path) -> tuple[TrainingState, Path]:
     return state, path
 
 
+def frozen_file(path: Path) -> Path:
+    """Return the file beside a checkpoint."""
+    (found,) = path.parent.glob("frozen-*.pt")
+    return found
+
+
 @pytest.mark.parametrize("opt", ["adamw", "sgd"])
 def test_save__and_load_take_up_everything(tmp_path: Path, opt: str) -> None:
     state = new_state(opt=opt)
@@ -212,7 +218,41 @@ def test_save__a_failure_leaves_the_old_file(
         state.save(path, extra={})
 
     assert path.read_bytes() == before
-    assert [entry.name for entry in path.parent.iterdir()] == ["last.pt"]
+    assert {entry.name for entry in path.parent.iterdir()} == {"last.pt", frozen_file(path).name}
+
+
+def test_save__what_is_frozen_is_written_once_in_a_phase(
+    saved: tuple[TrainingState, Path],
+) -> None:
+    state, path = saved
+    first = frozen_file(path)
+    written = first.stat()
+    assert set(torch.load(first)) == set(state.frozen_digests) != set()
+    assert not set(torch.load(path)["model"]) & set(state.frozen_digests)
+
+    train(state, steps=1)
+    state.save(path, extra={})
+    assert (first.stat().st_ino, first.stat().st_mtime_ns) == (written.st_ino, written.st_mtime_ns)
+
+    state.model.open_stages(["head"])
+    state.frozen_digests = frozen_digests(state.model)
+    state.save(path, extra={})
+    second = frozen_file(path)  # the only one
+    assert second != first
+    assert set(torch.load(path)["model"]) == {"fc.weight", "fc.bias"}
+
+
+def test_save__nothing_frozen_is_one_file(tmp_path: Path) -> None:
+    new_state().save(tmp_path / "last.pt", extra={})
+
+    assert [entry.name for entry in tmp_path.iterdir()] == ["last.pt"]
+
+
+def test_load__missing_frozen_part_is_told(saved: tuple[TrainingState, Path]) -> None:
+    frozen_file(saved[1]).unlink()
+
+    with pytest.raises(DataError, match=r"checkpoint \S*/frozen-\w+\.pt cannot be read \(.*"):
+        new_state().load(saved[1], device=CPU)
 
 
 def test_enter_phase__opens_what_the_next_epoch_trains() -> None:

@@ -15,6 +15,7 @@ from tlcli.config import EvaluateConfig, FinetuneConfig
 from tlcli.engine.runtime import Runtime
 from tlcli.recipes import evaluate as evaluate_recipe
 from tlcli.recipes import finetune as finetune_recipe
+from tlcli.recipes.training_run import Training
 
 SMALL: dict[str, Any] = {
     "model": "timm/test_resnet",
@@ -93,3 +94,23 @@ def signal_at(
             os.kill(os.getpid(), number)
 
     monkeypatch.setattr(Runtime, "seed_step", seed_and_signal)
+
+
+def timed_by_steps(training: type[Training]) -> Callable[..., Training]:
+    """Return what makes trainings in which a step or a validation takes a second, all else none."""
+
+    def make(**values: Any) -> Training:
+        validate, state, validations = values.pop("validate"), values["state"], 0
+
+        def counted_validate() -> Any:
+            nonlocal validations
+            validations += 1
+            return validate()
+
+        return training(
+            **values,
+            validate=counted_validate,
+            clock=lambda: float(state.scheduler.last_epoch + validations),
+        )
+
+    return make

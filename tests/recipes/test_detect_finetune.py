@@ -82,6 +82,8 @@ def test_run__folder_holds_what_the_design_says_and_no_more(run: Path) -> None:
         "gallery_best.png",
         "gallery_worst.png",
     }
+    frozen = [f"checkpoints/{path.name}" for path in run.glob("checkpoints/frozen-*.pt")]
+    assert len(frozen) == 1
     assert files_in(run) == {
         "run.json",
         "config.toml",
@@ -91,6 +93,7 @@ def test_run__folder_holds_what_the_design_says_and_no_more(run: Path) -> None:
         "model.json",
         "training_curves.png",
         "checkpoints/last.pt",
+        *frozen,
         *(f"evaluation/{split}/{name}" for split in ("val", "test") for name in of_split),
     }
 

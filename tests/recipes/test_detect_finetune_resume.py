@@ -1,6 +1,5 @@
 """An interrupted and resumed training of a detector equals one that was left alone."""
 
-import itertools
 import os
 import shutil
 import signal
@@ -11,7 +10,7 @@ import pytest
 import torch
 
 from recipes.box_runs import detect, make_box_folder
-from recipes.runs import record_of, results_of, signal_at
+from recipes.runs import record_of, results_of, signal_at, timed_by_steps
 from tlcli.errors import ConfigError, DataError, InterruptedRunError
 from tlcli.recipes import detect_finetune as recipe
 from tlcli.recipes.detection_judging import BoxJudge, judge_boxes
@@ -122,9 +121,7 @@ def test_max_time__signal_in_the_judgement_spoils_no_checkpoint(
 ) -> None:
     options = {**PLAIN, "epochs": 2, "ema": ema, "lr": 0.05, "data": data}
     detect(tmp_path / "whole", **options)
-    ticks = itertools.count()
-    training = recipe.Training
-    monkeypatch.setattr(recipe, "Training", lambda **v: training(**v, clock=lambda: next(ticks)))
+    monkeypatch.setattr(recipe, "Training", timed_by_steps(recipe.Training))
 
     def signal_and_judge(*args: Any, **values: Any) -> Any:
         os.kill(os.getpid(), signal.SIGINT)

@@ -5,7 +5,6 @@ import math
 import os
 import shutil
 import signal
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,15 @@ import torch
 from PIL import Image
 from toy import CollectedTalk, make_image_folder
 
-from recipes.runs import finetune, finetune_config, metrics_of, record_of, results_of, rows_of
+from recipes.runs import (
+    finetune,
+    finetune_config,
+    metrics_of,
+    record_of,
+    results_of,
+    rows_of,
+    timed_by_steps,
+)
 from recipes.test_finetune_resume import interrupt
 from tlcli.config import TrainConfig
 from tlcli.errors import ConfigError, InterruptedRunError, NonFiniteLossError
@@ -162,22 +169,9 @@ def test_drop_path__of_blocks_that_are_opened_later(tmp_path: Path, photos: Path
 @pytest.fixture
 def ticking(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let every step and every validation cost one second, and all else nothing."""
-    training = classifier_training.Training
-
-    def with_clock(**values: Any) -> Any:
-        validate, counts = values.pop("validate"), Counter[str]()
-        state = values["state"]
-
-        def counted_validate() -> Any:
-            counts["validations"] += 1
-            return validate()
-
-        def clock() -> float:
-            return float(state.scheduler.last_epoch + counts["validations"])
-
-        return training(**values, validate=counted_validate, clock=clock)
-
-    monkeypatch.setattr(classifier_training, "Training", with_clock)
+    monkeypatch.setattr(
+        classifier_training, "Training", timed_by_steps(classifier_training.Training)
+    )
 
 
 TIMED: dict[str, Any] = {

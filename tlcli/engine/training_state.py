@@ -1,5 +1,7 @@
 """All that moves during training, and how it is put down and taken up again."""
 
+import hashlib
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +19,8 @@ from tlcli.errors import DataError
 from tlcli.models.staged import StagedModel
 from tlcli.models.unfreezing import Phase, phase_of
 from tlcli.results.atomic import replacing
+
+_FROZEN = "frozen-{}.pt"
 
 
 @dataclass(kw_only=True)
@@ -64,14 +68,22 @@ class TrainingState:
         return phase_of(self.epoch, self.phases) != self.phase
 
     def save(self, path: Path, *, extra: dict[str, Any]) -> None:
-        """Write everything to one file, in whole or not at all.
+        """Write everything, in whole or not at all.
+
+        What is frozen in a phase is written once, to a file beside `path`, not with every epoch.
 
         Args:
             path: Replaced only when the new file is complete.
             extra: Plain values that belong to the same moment.
         """
+        weights = self.model.network.state_dict()
+        frozen = {name: weights.pop(name) for name in self.frozen_digests}
+        frozen_path = self._frozen_path(path) if frozen else None
+        if frozen_path and not frozen_path.exists():
+            _write(frozen_path, frozen)
         values = {
-            "model": self.model.network.state_dict(),
+            "model": weights,
+            "frozen": frozen_path and frozen_path.name,
             "optimizer": self.optimizer.state_dict(),
             "scheduler": self.scheduler.state_dict(),
             "ema": None if self.ema is None else self.ema.state_dict(),
@@ -85,9 +97,14 @@ class TrainingState:
             "frozen_digests": self.frozen_digests,
             "extra": extra,
         }
-        # through a file of Python's own, whose errors tell a full disk from a fault of ours
-        with replacing(path) as temporary, temporary.open("wb") as file:
-            torch.save(values, file)
+        _write(path, values)
+        for former in set(path.parent.glob(_FROZEN.format("*"))) - {frozen_path}:
+            former.unlink()
+
+    def _frozen_path(self, path: Path) -> Path:
+        """Return where the frozen tensors belong: the name follows from what they hold."""
+        digests = json.dumps(self.frozen_digests, sort_keys=True)
+        return path.with_name(_FROZEN.format(hashlib.sha256(digests.encode()).hexdigest()[:16]))
 
     def load(self, path: Path, *, device: torch.device) -> dict[str, Any]:
         """Take up the state of a file that `save` wrote; return its `extra`.
@@ -105,7 +122,10 @@ class TrainingState:
         self.phase = values["phase"]
         if self.phase is not None:
             self._reopen(values["trained"], path=path)
-        self.model.network.load_state_dict(values["model"])
+        weights = values["model"]
+        if values["frozen"]:
+            weights |= _read(path.with_name(values["frozen"]), device=device)
+        self.model.network.load_state_dict(weights)
         self.optimizer.load_state_dict(values["optimizer"])
         self.scheduler.load_state_dict(values["scheduler"])
         self.scaler.load_state_dict(values["scaler"])
@@ -127,6 +147,12 @@ class TrainingState:
                 f"run's plan says {', '.join(planned)} at that epoch."
             )
         self.model.open_stages(planned)
+
+
+def _write(path: Path, values: dict[str, Any]) -> None:
+    # through a file of Python's own, whose errors tell a full disk from a fault of ours
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        torch.save(values, file)
 
 
 def _read(path: Path, *, device: torch.device) -> dict[str, Any]:
