@@ -19,6 +19,7 @@ from recipes.runs import (
     results_of,
     rows_of,
 )
+from recipes.test_finetune_resume import interrupt
 from tlcli.engine import loop
 from tlcli.engine.training_state import TrainingState
 from tlcli.errors import (
@@ -577,3 +578,40 @@ def test_dry_run__writes_nothing_and_needs_no_weights(
     assert [row.stage for row in plan.rows if row.lr is not None] == ["layer4", "head"]
     assert any("are not on this machine; a run fetches them." in note for note in talk.notes)
     json.dumps(plan.to_json(), allow_nan=False)
+
+
+@pytest.mark.parametrize(
+    ("options", "trained", "is_told"),
+    [
+        ({"weights": "file"}, ["layer2", "layer3", "layer4", "head"], True),
+        ({"weights": "file", "unfreeze": "all"}, None, False),
+        ({"weights": "none"}, None, False),
+    ],
+    ids=["pretrained", "asked for", "random"],
+)
+def test_run__what_is_trained_where_nobody_says(
+    tmp_path: Path,
+    photos: Path,
+    resnet_file: Path,
+    options: dict[str, Any],
+    trained: list[str] | None,
+    is_told: bool,
+) -> None:
+    run = tmp_path / "run"
+    if options["weights"] == "file":
+        options = {**options, "weights": resnet_file}
+    everything = [*BODY, "head"]
+    options = {**options, "data": photos, "epochs": 1}
+
+    interrupt(run, at=(0, 1), **options)
+    _, talk = finetune(run, resume=True, **options)
+
+    (phase,) = record_of(run)["phases"]
+    assert phase["trained"] == (trained or everything)
+    assert record_of(run)["config"]["unfreeze"] == ("last:3" if trained else "all")
+    assert not any("No --unfreeze given" in note for note in talk.notes)  # said when it began
+    talk = CollectedTalk()
+    plan = recipe.dry_run(finetune_config(None, **options), talk=talk)
+    assert [row.stage for row in plan.rows if row.lr] == (trained or everything)
+    told = any("No --unfreeze given: last:3 and the head are trained" in n for n in talk.notes)
+    assert told is is_told

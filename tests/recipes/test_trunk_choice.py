@@ -41,15 +41,30 @@ def test_views_of(epochs: int, views: int | None, is_random: bool, expected: int
     ],
 )
 def test_choose_tier__auto(changes: dict[str, Any], fits: bool, tier: str, why: str) -> None:
-    choice = choose_tier("auto", demand=demand(**changes), fits=fits, limit="1GB")
+    for is_stored in (False, True):  # which other runs decide, and so decides nothing
+        choice = choose_tier(
+            "auto", demand=demand(**changes), fits=fits, is_stored=is_stored, limit="1GB"
+        )
+        assert choice.tier == tier
+        assert choice.why.startswith(why)
 
-    assert choice.tier == tier
-    assert choice.why.startswith(why)
+
+@pytest.mark.parametrize("is_stored", [False, True])
+def test_choose_tier__auto_tells_of_what_is_stored_already(is_stored: bool) -> None:
+    choice = choose_tier(
+        "auto", demand=demand(epochs=1), fits=True, is_stored=is_stored, limit="1GB"
+    )
+
+    assert choice.tier == "off"
+    assert ("--trunk-cache disk takes them from the cache" in choice.why) is is_stored
 
 
 def test_choose_tier__what_is_asked_for_is_done() -> None:
     for asked in ("off", "ram", "disk"):
-        assert choose_tier(asked, demand=demand(epochs=1), fits=False, limit="1GB").tier == asked
+        choice = choose_tier(
+            asked, demand=demand(epochs=1), fits=False, is_stored=True, limit="1GB"
+        )
+        assert choice.tier == asked
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from toy import make_split_folders
+from toy import CollectedTalk, make_split_folders
 
 from recipes.runs import (
     evaluate,
@@ -18,6 +18,7 @@ from recipes.runs import (
 )
 from tlcli.errors import BadImageError, ConfigError, DataError, MachineError
 from tlcli.models.boundary import NoBoundaryError
+from tlcli.recipes import finetune as recipe
 from tlcli.recipes.cache import clear_cache, list_cache
 from tlcli.recipes.trunk_places import begin_use, list_trunks, trunks_root
 
@@ -243,8 +244,54 @@ def test_run__limit(tmp_path: Path, photos: Path, resnet_file: Path) -> None:
 
     with pytest.raises(ConfigError, match="do not fit --cache-limit"):
         finetune(tmp_path / "disk", cache_limit="1KB", trunk_cache="disk", **common)
+    talk = CollectedTalk()
+    ram = finetune_config(tmp_path / "ram", cache_limit="1KB", trunk_cache="ram", **common)
     with pytest.raises(MachineError, match="holds more than --cache-limit allows"):
-        finetune(tmp_path / "ram", cache_limit="1KB", trunk_cache="ram", **common)
+        recipe.run(ram, talk=talk)
+    assert not any("kept in memory" in note for note in talk.notes)
+
+    finetune(tmp_path / "kept", trunk_cache="disk", **common)
+    with pytest.raises(ConfigError, match=r"disk: \S+ [KM]B do not fit --cache-limit \(1 KB\)"):
+        finetune(tmp_path / "again", cache_limit="1KB", trunk_cache="disk", **common)
+
+
+@pytest.mark.parametrize("damage", ["{", '{"kind": 1}', "version"])
+def test_run__damaged_store_is_begun_anew(
+    tmp_path: Path, photos: Path, resnet_file: Path, damage: str
+) -> None:
+    common = {"data": photos, "weights": resnet_file, "trunk_cache": "disk", **FROZEN}
+    finetune(tmp_path / "first", **common)
+    (store,) = list_trunks()
+    manifest = store.path / "manifest.json"
+    if damage == "version":
+        damage = manifest.read_text().replace('"schema_version": 1', '"schema_version": 99')
+        assert "99" in damage
+    manifest.write_text(damage)
+
+    end_use = begin_use(store.path)
+    with pytest.raises(DataError, match=r"manifest\.json"):
+        finetune(tmp_path / "second", **common)
+    end_use()
+    _, talk = finetune(tmp_path / "third", **common)
+
+    assert any("was damaged, or made by another version" in text for text in talk.warnings)
+    assert trunk_of(tmp_path / "third")["misses"] == trunk_of(tmp_path / "first")["misses"] > 0
+    assert results_of(tmp_path / "third") == results_of(tmp_path / "first")
+
+
+def test_run__auto_tells_what_is_in_the_cache(
+    tmp_path: Path, photos: Path, resnet_file: Path
+) -> None:
+    common = {"data": photos, "weights": resnet_file, "unfreeze": "layer4", "epochs": 1}
+    finetune(tmp_path / "disk", trunk_cache="disk", **common)
+
+    _, talk = finetune(tmp_path / "auto", **common)
+
+    assert any("--trunk-cache disk takes them from the cache" in note for note in talk.notes)
+    finetune(tmp_path / "again", trunk_cache="disk", **common)
+    assert trunk_of(tmp_path / "auto")["seconds"]["saved"] == 0
+    assert trunk_of(tmp_path / "again")["misses"] == 0
+    assert trunk_of(tmp_path / "again")["seconds"]["saved"] is None
 
 
 def test_run__oldest_store_makes_room(tmp_path: Path, photos: Path, resnet_file: Path) -> None:

@@ -40,7 +40,7 @@ def detect_finetune(
     strides: b.StridesOpt = DetectorConfig.strides,
     fpn_channels: b.FpnChannelsOpt = DetectorConfig.fpn_channels,
     anchor_size: b.AnchorSizeOpt = DetectorConfig.anchor_size,
-    unfreeze: o.UnfreezeOpt = UnfreezeConfig.unfreeze,
+    unfreeze: o.BoxUnfreezeOpt = UnfreezeConfig.unfreeze,
     schedule: o.ScheduleOpt = UnfreezeConfig.schedule,
     epochs: o.EpochsOpt = BoxTrainConfig.epochs,
     batch_size: o.BatchSizeOpt = BoxTrainConfig.batch_size,

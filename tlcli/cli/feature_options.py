@@ -64,8 +64,8 @@ ExtractBatchOpt = Annotated[
 FoldNormOpt = Annotated[
     bool,
     option(
-        "--fold-norm/--no-fold-norm",
-        " /--no-fold",
+        "--fold-norm/--no-fold",
+        " /--no-fold-norm",
         panel=_FEATURES,
         text="Fold BatchNorm into convolutions: faster, the last digits differ.",
     ),

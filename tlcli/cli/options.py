@@ -139,14 +139,18 @@ HeadOpt = Annotated[
     str,
     option("--head", panel=FREEZING, text="linear, or mlp:512,0.3 (hidden widths, dropout)."),
 ]
+_STAGES = "head, all, last:2, stage names or globs with commas; the head always trains. "
 UnfreezeOpt = Annotated[
     str | None,
     option(
         "--unfreeze",
         panel=FREEZING,
-        text="head, all, last:2, stage names or globs with commas; the head always trains. "
-        "Without it and --schedule: all.",
+        text=f"{_STAGES}Without it and --schedule: last:3 where weights are pretrained, else all.",
     ),
+]
+BoxUnfreezeOpt = Annotated[
+    str | None,
+    option("--unfreeze", panel=FREEZING, text=f"{_STAGES}Without it and --schedule: all."),
 ]
 ScheduleOpt = Annotated[
     str | None,

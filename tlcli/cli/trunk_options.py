@@ -72,8 +72,8 @@ TrunkViewSeedOpt = Annotated[
 TrunkFoldNormOpt = Annotated[
     bool,
     option(
-        "--fold-norm/--no-fold-norm",
-        " /--no-fold",
+        "--fold-norm/--no-fold",
+        " /--no-fold-norm",
         panel=_PANEL,
         text="Fold BatchNorm of the frozen part into convolutions: faster, the last digits differ.",
     ),

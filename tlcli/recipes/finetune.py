@@ -33,6 +33,7 @@ from tlcli.recipes.finetune_job import (
     prepare_job,
     resolved_options,
     warn_of_frozen_input,
+    with_default_stages,
     with_new_head,
 )
 from tlcli.recipes.head_in_network import find_starting_head, start_from_head
@@ -75,6 +76,7 @@ def dry_run(config: FinetuneConfig, *, talk: Talk) -> PlanReport:
     name = parse_backbone_name(config.model.model)
     choice = choose_weights(name, config.model.weights)
     backbone = _planned_backbone(config, choice, talk=talk)
+    config = with_default_stages(config, backbone=backbone, former=None, talk=talk)
     images = load_images(
         config.data, seed=config.train.seed, offline=config.model.offline, talk=talk
     )

@@ -8,6 +8,7 @@ from typing import Any
 
 from tlcli.backbones.catalog import parse_backbone_name
 from tlcli.backbones.pretrained import (
+    NO_WEIGHTS,
     WeightsChoice,
     build_untrained,
     create_backbone,
@@ -34,6 +35,7 @@ from tlcli.recipes.image_data import (
 from tlcli.recipes.seen_images import check_held_out
 from tlcli.recipes.talk import Talk
 from tlcli.recipes.training_plan import (
+    DEFAULT_UNFREEZE,
     TrainingPlan,
     decided_options,
     hole_warning,
@@ -41,6 +43,8 @@ from tlcli.recipes.training_plan import (
 )
 from tlcli.results.run_dir import RunDirectory
 
+_LAST_STAGES = 3
+"""Trained beside the head of a pretrained network where the user does not say what."""
 FROZEN_INPUT = (
     "is frozen, with the weights of red, green and blue repeated for all channels: what a fourth "
     "one means it has not learnt."
@@ -92,6 +96,7 @@ def prepare_job(config: FinetuneConfig, *, former: RunDirectory | None, talk: Ta
     )
     runtime.seed_step(0, 0)  # for random weights, and the layers of a new head
     backbone = _backbone_of(former) if former else load_backbone(config.model, talk=talk)
+    config = with_default_stages(config, backbone=backbone, former=former, talk=talk)
     images = _load_parts(config, former=former, runtime=runtime, talk=talk)
     classes = images.table.classes
     model = with_new_head(backbone, config, num_classes=len(classes))
@@ -144,6 +149,31 @@ def _load_parts(
             runtime=runtime,
         )
     return images
+
+
+def with_default_stages(
+    config: FinetuneConfig, *, backbone: Backbone, former: RunDirectory | None, talk: Talk
+) -> FinetuneConfig:
+    """Say what is trained where neither `--unfreeze` nor `--schedule` was given.
+
+    Few images spoil the first stages of a pretrained network more than they improve them
+    (docs/results.md). What is not pretrained is trained as a whole. A run that goes on
+    does as it began.
+    """
+    freezing = config.freezing
+    if freezing.unfreeze is not None or freezing.schedule is not None:
+        return config
+    if former:
+        unfreeze = former.read_record()["config"]["unfreeze"]
+    elif backbone.weights.tag == NO_WEIGHTS or len(backbone.stages) <= _LAST_STAGES + 1:
+        unfreeze = DEFAULT_UNFREEZE
+    else:
+        unfreeze = f"last:{_LAST_STAGES}"
+        talk.note(
+            f"No --unfreeze given: {unfreeze} and the head are trained, as the weights are "
+            "pretrained; --unfreeze all trains everything."
+        )
+    return replace(config, freezing=replace(freezing, unfreeze=unfreeze))
 
 
 def plan_job(

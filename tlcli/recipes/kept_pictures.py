@@ -228,6 +228,7 @@ def _rows(
         room=room,
         dtype=torch.uint8,
         row_bytes=row_bytes,
+        expected=len(views),
         limit=limit,
         talk=talk,
     )

@@ -19,6 +19,7 @@ def kept_rows(
     room: Room,
     dtype: torch.dtype,
     row_bytes: int,
+    expected: int,
     limit: int,
     talk: Talk,
 ) -> KeptRows | StoredTrunkRows:
@@ -31,15 +32,16 @@ def kept_rows(
         room: That they need; its option is named in messages.
         dtype: In which they are kept.
         row_bytes: Of one row.
+        expected: Rows that will be asked for.
         limit: Bytes that all stores, or those in memory, may take.
         talk: Is told of what is computed and of stores that were deleted.
 
     Raises:
         ConfigError: If there is no room in the store.
-        MachineError: If the folder cannot be written to.
+        MachineError: If there is none in memory, or the folder cannot be written to.
     """
     if tier == "ram":
-        return KeptRows(
+        in_memory = KeptRows(
             source=source,
             dtype=dtype,
             row_bytes=row_bytes,
@@ -48,6 +50,8 @@ def kept_rows(
             remedy=room.remedy,
             talk=talk,
         )
+        in_memory.check_room(expected * row_bytes)
+        return in_memory
     store, end_use = open_store(key, room=room, limit=limit, talk=talk)
     return StoredTrunkRows(
         source=source,

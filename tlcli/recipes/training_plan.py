@@ -12,7 +12,7 @@ from tlcli.models.staged import StagedModel, norms_of
 from tlcli.models.unfreezing import Phase, holes, parse_schedule, parse_unfreeze
 from tlcli.results.records import SCHEMA_VERSION
 
-_DEFAULT_UNFREEZE = "all"
+DEFAULT_UNFREEZE = "all"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,7 +109,7 @@ def read_phases(
     names = [stage.name for stage in stages]
     if freezing.schedule is not None:
         return parse_schedule(freezing.schedule, stages=names, epochs=epochs)
-    return parse_unfreeze(freezing.unfreeze or _DEFAULT_UNFREEZE, stages=names)
+    return parse_unfreeze(freezing.unfreeze or DEFAULT_UNFREEZE, stages=names)
 
 
 def decided_options(
@@ -120,7 +120,7 @@ def decided_options(
     if plan.phases[-1].trained != (HEAD,):
         options["backbone_lr"] = train.last_stage_lr
     if freezing.schedule is None:
-        options["unfreeze"] = freezing.unfreeze or _DEFAULT_UNFREEZE
+        options["unfreeze"] = freezing.unfreeze or DEFAULT_UNFREEZE
     return options
 
 

@@ -92,13 +92,19 @@ def storage_dtype(largest: float, *, computed: torch.dtype | None) -> torch.dtyp
     return torch.float16 if fits else torch.float32
 
 
-def choose_tier(asked: TrunkCache, *, demand: Demand, fits: bool, limit: str) -> Choice:
+def choose_tier(
+    asked: TrunkCache, *, demand: Demand, fits: bool, is_stored: bool, limit: str
+) -> Choice:
     """Decide where the values of a phase are kept.
+
+    What other runs left in the cache is no reason: the same command gives the same numbers with it
+    and without.
 
     Args:
         asked: `auto` keeps them on disk where that pays and fits.
         demand: Of the phase.
         fits: Whether `--cache-limit` and the disk have room.
+        is_stored: Whether all values are in the cache already.
         limit: As the user wrote it.
     """
     size = f"{demand.bytes / 1e6:,.0f} MB"
@@ -108,7 +114,10 @@ def choose_tier(asked: TrunkCache, *, demand: Demand, fits: bool, limit: str) ->
     if asked != "auto":
         return Choice(tier=asked, why=what)
     if demand.uses < _LEAST_USES:
-        return Choice(tier="off", why=f"nothing to gain from {what}")
+        there = (
+            "; --trunk-cache disk takes them from the cache, where they are" if is_stored else ""
+        )
+        return Choice(tier="off", why=f"nothing to gain from {what}{there}")
     if demand.trunk_share < _LEAST_SHARE:
         share = f"{100 * demand.trunk_share:.0f} %"
         return Choice(tier="off", why=f"the frozen part is {share} of the arithmetic of a step")

@@ -223,7 +223,13 @@ class PhaseStart:
         options, limit = self.job.config.trunk, self.job.config.trunk.limit_bytes
         wanted = self._all_views(demand.views) if asked in ("auto", "disk") else []
         room = room_for(key, views=wanted, row_bytes=demand.row_bytes, limit=limit, option=option)
-        choice = choose_tier(asked, demand=demand, fits=room.is_enough, limit=options.cache_limit)
+        choice = choose_tier(
+            asked,
+            demand=demand,
+            fits=room.is_enough,
+            is_stored=bool(wanted) and not room.missing,
+            limit=options.cache_limit,
+        )
         if choice.tier == "off":
             return choice, FreshRows(source=source)
         rows = kept_rows(
@@ -233,6 +239,7 @@ class PhaseStart:
             room=room,
             dtype=dtype,
             row_bytes=demand.row_bytes,
+            expected=demand.rows,
             limit=limit,
             talk=self.talk,
         )

@@ -56,6 +56,11 @@ def begin_use(path: Path) -> Callable[[], None]:
     return end_use
 
 
+def is_in_use(path: Path) -> bool:
+    """Say whether a process uses a store; see `begin_use`."""
+    return is_held(path / _IN_USE)
+
+
 def make_room(needed: int, *, limit: int, keep: Path) -> list[TrunkFolder]:
     """Delete stores that were not used for longest, until `needed` more bytes fit the limit.
 
@@ -96,12 +101,17 @@ def fits(needed: int, *, limit: int, keep: Path) -> bool:
     return stay + needed <= limit and needed <= shutil.disk_usage(folder).free + gone
 
 
+def bytes_of_store(path: Path) -> int:
+    """Return the size of all files of a store; 0 where there is none."""
+    return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+
+
 def _describe(path: Path) -> TrunkFolder:
     mark = path / _IN_USE
     used = mark.stat().st_mtime if mark.exists() else path.stat().st_mtime
     return TrunkFolder(
         path=path,
-        bytes=sum(file.stat().st_size for file in path.rglob("*") if file.is_file()),
+        bytes=bytes_of_store(path),
         used=min(used, time.time()),
-        is_in_use=is_held(mark),
+        is_in_use=is_in_use(path),
     )

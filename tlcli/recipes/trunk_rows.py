@@ -159,7 +159,7 @@ class KeptRows:
         if not len(missing):
             return
         wanted = views.part(missing)
-        self._check_room(len(wanted) * self.row_bytes)
+        self.check_room(len(wanted) * self.row_bytes)
         computed = self.source.batches(wanted.requests)
         with single_threaded_operators():
             tracked = self.talk.track(computed, label=label, num_images=len(wanted))
@@ -171,8 +171,12 @@ class KeptRows:
         total = sum(len(ids) for ids in self._ids)
         self._index = RowIndex(iter(self._ids), total=total)
 
-    def _check_room(self, needed: int) -> None:
-        """Make sure that so many bytes more may be held."""
+    def check_room(self, needed: int) -> None:
+        """Make sure that so many bytes more may be held.
+
+        Raises:
+            MachineError: If not.
+        """
         total = self.counts.bytes + needed
         if total > self.most_bytes:
             raise MachineError(

@@ -22,7 +22,15 @@ from tlcli.errors import ConfigError, DataError
 from tlcli.models.boundary import SplitNetwork
 from tlcli.models.frozen_proof import digests_of
 from tlcli.recipes.talk import Talk
-from tlcli.recipes.trunk_places import PIXELS, begin_use, fits, make_room, trunk_path
+from tlcli.recipes.trunk_places import (
+    PIXELS,
+    begin_use,
+    bytes_of_store,
+    fits,
+    is_in_use,
+    make_room,
+    trunk_path,
+)
 from tlcli.recipes.trunk_rows import Views
 from tlcli.results.counted import size_text
 
@@ -100,8 +108,10 @@ def key_of_pictures(*, sides: Mapping[str, int | None] | None, row_bytes: int) -
 class Room:
     """What a store will be written, and whether there is room for it."""
 
-    needed: int
-    """Bytes."""
+    missing: int
+    """Bytes that will be written."""
+    total: int
+    """Bytes of the store with them."""
     is_enough: bool
     option: str
     """That asks for it."""
@@ -129,14 +139,19 @@ def room_for(
         remedy: What makes less of it.
     """
     path = _path_of(key)
-    needed = sum(len(first_appearances(one.ids)) for one in views) * row_bytes
+    missing = sum(len(first_appearances(one.ids)) for one in views) * row_bytes
     if is_store(path):
         with suppress(DataError):  # damaged: what is computed again is not told apart here
             store = TensorStore.open(path)
             plans = [store.plan(one.ids, rows_per_shard=_ANY) for one in views]
-            needed = sum(len(plan) for part in plans for plan in part) * row_bytes
-    is_enough = fits(needed, limit=limit, keep=path)
-    return Room(needed=needed, is_enough=is_enough, option=option, remedy=remedy)
+            missing = sum(len(plan) for part in plans for plan in part) * row_bytes
+    return Room(
+        missing=missing,
+        total=bytes_of_store(path) + missing,
+        is_enough=fits(missing, limit=limit, keep=path),
+        option=option,
+        remedy=remedy,
+    )
 
 
 def open_store(
@@ -155,18 +170,26 @@ def open_store(
 
     Raises:
         ConfigError: If there is no room.
+        DataError: If the store is damaged and another run uses it.
         MachineError: If the folder cannot be written to.
     """
     path = _path_of(key)
     if not room.is_enough:
         raise ConfigError(
-            f"{room.option} disk: {size_text(room.needed)} do not fit --cache-limit "
+            f"{room.option} disk: {size_text(room.total)} do not fit --cache-limit "
             f"({size_text(limit)}) or the disk of {path.parent}. Use {room.remedy}, a larger "
             f"--cache-limit, or {room.option} off."
         )
-    for folder in make_room(room.needed, limit=limit, keep=path):
+    for folder in make_room(room.missing, limit=limit, keep=path):
         talk.note(f"Deleted {folder.path} ({size_text(folder.bytes)}), not used for longest.")
-    store = TensorStore.open_or_create(path, key=key)
+    try:
+        store = TensorStore.open_or_create(path, key=key)
+    except DataError:
+        if is_in_use(path):
+            raise
+        TensorStore.delete(path)
+        talk.warn(f"'{path}' was damaged, or made by another version of tlcli: computing it again.")
+        store = TensorStore.open_or_create(path, key=key)
     for remark in store.remarks:
         talk.warn(remark)
     return store, begin_use(path)

@@ -146,16 +146,19 @@ class TrunkTraining:
         """Return `trunk_cache` of `run.json`: what this sitting kept and why, and what it cost.
 
         Seconds of decoding and of trunks are those of all threads together, and nought where the
-        whole network is shown files.
+        whole network is shown files. What was saved follows from the views that were computed;
+        None where none was.
         """
         threads, computed = self._images.threads, self._seconds
         hits = sum(counts.hits for counts in self._counts)
-        per_view = (computed.decode + computed.trunk) / threads / max(1, computed.images)
+        saved = None
+        if computed.images:
+            saved = hits * (computed.decode + computed.trunk) / threads / computed.images
         return {
             "hits": hits,
             "misses": sum(counts.misses for counts in self._counts),
             "bytes": sum(counts.bytes for counts in self._counts),
-            "seconds": {**asdict(computed), "saved": hits * per_view},
+            "seconds": {**asdict(computed), "saved": saved},
             "phases": self._notes,
         }
 
