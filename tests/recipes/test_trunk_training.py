@@ -251,7 +251,9 @@ def test_run__limit(tmp_path: Path, photos: Path, resnet_file: Path) -> None:
     assert not any("kept in memory" in note for note in talk.notes)
 
     finetune(tmp_path / "kept", trunk_cache="disk", **common)
-    with pytest.raises(ConfigError, match=r"disk: \S+ [KM]B do not fit --cache-limit \(1 KB\)"):
+    with pytest.raises(
+        ConfigError, match=r"disk: \S+ [KM]B, 0 bytes of them new, do not .* \(1 KB\)"
+    ):
         finetune(tmp_path / "again", cache_limit="1KB", trunk_cache="disk", **common)
 
 

@@ -175,8 +175,9 @@ def open_store(
     """
     path = _path_of(key)
     if not room.is_enough:
+        left = "" if room.missing == room.total else f", {size_text(room.missing)} of them new,"
         raise ConfigError(
-            f"{room.option} disk: {size_text(room.total)} do not fit --cache-limit "
+            f"{room.option} disk: {size_text(room.total)}{left} do not fit --cache-limit "
             f"({size_text(limit)}) or the disk of {path.parent}. Use {room.remedy}, a larger "
             f"--cache-limit, or {room.option} off."
         )
