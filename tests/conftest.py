@@ -1,6 +1,7 @@
 """Seeds, private caches and the folders of real data."""
 
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,6 +21,14 @@ def private_environment(
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path_factory.mktemp("hf_cache")))
     monkeypatch.setenv("HF_HUB_DISABLE_TELEMETRY", "1")
     monkeypatch.delenv("TLCLI_DEBUG", raising=False)
+
+
+@pytest.fixture(autouse=True)
+def tiny_numbers() -> Iterator[None]:
+    """Take back what a run on the CPU does to the whole process; hypothesis wants all floats."""
+    yield
+    if torch := sys.modules.get("torch"):
+        torch.set_flush_denormal(False)
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -9,6 +9,8 @@ import pytest
 from recipes.feature_runs import extract
 from typer.testing import Result
 
+from tlcli.data.cache_folder import cache_folder
+
 Invoke = Callable[..., Result]
 
 
@@ -26,11 +28,11 @@ def test_list__table_and_json(tlcli: Invoke, name: str, photos: Path) -> None:
     (entry,) = json.loads(document.stdout)["entries"]
     assert set(json.loads(document.stdout)) == {"schema_version", "entries"}
     assert set(entry) == {
-        *("name", "kind", "state", "model", "data", "rows", "bytes", "used", "path"),
+        *("name", "kind", "state", "model", "data", "holds", "rows", "bytes", "used", "path"),
     }
     assert (entry["name"], entry["state"], entry["rows"]) == (name, "finished", 15)
     lines = table.stdout.splitlines()
-    assert lines[0] == f"1 entry, {entry['bytes'] / 1e6:.1f} MB"
+    assert lines[0] == f"1 entry, {entry['bytes'] / 1e6:.1f} MB in {cache_folder()}"
     assert lines[2].split()[:4] == [name, "features", "finished", "15"]
     assert lines[2].rstrip().endswith(str(photos))
 
@@ -39,7 +41,7 @@ def test_list__of_an_empty_cache(
     tlcli: Invoke, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TLCLI_CACHE_DIR", str(tmp_path / "none"))
-    assert tlcli("cache", "list").stdout == "The cache is empty.\n"
+    assert tlcli("cache", "list").stdout == f"The cache, {tmp_path / 'none'}, is empty.\n"
     assert json.loads(tlcli("cache", "list", "--json").stdout)["entries"] == []
 
 

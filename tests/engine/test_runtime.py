@@ -1,3 +1,4 @@
+import os
 import subprocess
 import sys
 
@@ -32,7 +33,13 @@ def test_choose_runtime__tiny_numbers_are_zero_in_every_thread() -> None:
         "halves = lambda: int((torch.full((1 << 20,), 1.5e-38) * 0.5).count_nonzero());"
         "print(halves(), ThreadPoolExecutor(1).submit(halves).result())"
     )
-    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        check=True,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "2"},
+    )
 
     assert done.stdout == "0 0\n"
 

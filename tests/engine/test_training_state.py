@@ -113,6 +113,13 @@ def saved(tmp_path: Path) -> tuple[TrainingState, Path]:
     return state, path
 
 
+def new_state_of(path: Path) -> TrainingState:
+    """Return another state that took up a checkpoint."""
+    state = new_state(seed=1)
+    state.load(path, device=CPU)
+    return state
+
+
 def frozen_file(path: Path) -> Path:
     """Return the file beside a checkpoint."""
     (found,) = path.parent.glob("frozen-*.pt")
@@ -240,6 +247,77 @@ def test_save__what_is_frozen_is_written_once_in_a_phase(
     second = frozen_file(path)  # the only one
     assert second != first
     assert set(torch.load(path)["model"]) == {"fc.weight", "fc.bias"}
+
+
+@pytest.mark.parametrize("name", ["last.pt", "frozen"])
+def test_save__a_failure_at_a_new_phase_leaves_the_old_state(
+    saved: tuple[TrainingState, Path], monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """What the old file needs is there until the new one is."""
+    state, path = saved
+    before = everything(new_state_of(path))
+    state.epoch, state.phases = 4, (*PHASES, Phase(start=4, trained=STAGES[1:]))
+    state.enter_phase()
+    state.frozen_digests = frozen_digests(state.model)
+    save = torch.save
+
+    def fail_at(values: dict[str, Any], file: BinaryIO) -> None:
+        if ("model" in values) == (name == "last.pt"):
+            raise KeyboardInterrupt
+        save(values, file)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "save", fail_at)
+        with pytest.raises(KeyboardInterrupt):
+            state.save(path, extra={})
+
+    assert_equal(everything(new_state_of(path)), before)
+
+
+def test_save__averages_of_what_is_frozen_are_not_written_again(
+    saved: tuple[TrainingState, Path],
+) -> None:
+    state, path = saved
+    assert state.ema is not None
+    written = torch.load(path)["ema"]
+
+    names = {f"module.network.{name}" for name in state.frozen_digests}
+    assert names
+    assert not names & set(written)
+    assert set(written) | names == set(state.ema.state_dict())
+
+
+def test_save__averages_that_differ_are_written(saved: tuple[TrainingState, Path]) -> None:
+    state, path = saved
+    assert state.ema is not None
+    name = next(iter(state.frozen_digests))
+    state.ema.module.network.get_parameter(name).data.add_(1)
+
+    state.save(path, extra={})
+
+    assert_equal(everything(new_state_of(path)), everything(state))
+
+
+def test_load__before_frozen_tensors_had_their_own_file(
+    saved: tuple[TrainingState, Path],
+) -> None:
+    state, path = saved
+    values = torch.load(path)
+    del values["frozen"]
+    values["ema"] = state.ema and state.ema.state_dict()
+    torch.save(values | {"model": state.model.network.state_dict()}, path)
+
+    assert_equal(everything(new_state_of(path)), everything(state))
+
+
+def test_load__frozen_part_of_another_run_is_told(saved: tuple[TrainingState, Path]) -> None:
+    file = frozen_file(saved[1])
+    tensors = torch.load(file)
+    next(iter(tensors.values())).view(-1)[0] += 1
+    torch.save(tensors, file)
+
+    with pytest.raises(DataError, match=r"frozen-\w+\.pt is damaged: it does not hold what was"):
+        new_state_of(saved[1])
 
 
 def test_save__nothing_frozen_is_one_file(tmp_path: Path) -> None:

@@ -239,7 +239,9 @@ def test_split__says_up_to_which_layers_the_trunk_goes() -> None:
     assert layers("torchvision/shufflenet_v2_x0_5", 1) == ("conv5",)  # its mean is no layer
     assert layers("timm/test_vit", 2) == ("blocks.4",)
     crossed = split_network(own_model(CrossedByLists()), example=pictures())
-    assert crossed.layers == ("body",)  # of which three values cross
+    assert crossed.layers == ("body",) * 3
+    hrnet = split_network(staged("timm/hrnet_w18_small", open_stages=4), example=pictures())
+    assert hrnet.layers[0] == "downsamp_modules.0.2 + incre_modules.1"  # the sum of both
 
 
 def test_split__rows_of_windows_belong_to_their_image() -> None:

@@ -2,6 +2,7 @@
 
 import json
 import tomllib
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from recipes.runs import (
     rows_of,
 )
 from recipes.test_finetune_resume import interrupt
+from tlcli.backbones.pretrained import create_backbone
 from tlcli.engine import loop
 from tlcli.engine.training_state import TrainingState
 from tlcli.errors import (
@@ -32,6 +34,7 @@ from tlcli.errors import (
 )
 from tlcli.models.saved_model import load_network
 from tlcli.recipes import finetune as recipe
+from tlcli.recipes.finetune_job import with_default_stages
 
 SCHEDULE = "0:head,1:layer4,2:all"
 BODY = ["conv1.0", "conv1.3", "conv1.6", "layer1", "layer2", "layer3", "layer4"]
@@ -585,9 +588,11 @@ def test_dry_run__writes_nothing_and_needs_no_weights(
     [
         ({"weights": "file"}, ["layer2", "layer3", "layer4", "head"], True),
         ({"weights": "file", "unfreeze": "all"}, None, False),
+        ({"weights": "file", "schedule": "0:all"}, None, False),
+        ({"weights": "file", "in_channels": 4}, None, False),
         ({"weights": "none"}, None, False),
     ],
-    ids=["pretrained", "asked for", "random"],
+    ids=["pretrained", "asked for", "schedule", "adapted first layer", "random"],
 )
 def test_run__what_is_trained_where_nobody_says(
     tmp_path: Path,
@@ -608,10 +613,22 @@ def test_run__what_is_trained_where_nobody_says(
 
     (phase,) = record_of(run)["phases"]
     assert phase["trained"] == (trained or everything)
-    assert record_of(run)["config"]["unfreeze"] == ("last:3" if trained else "all")
+    by_default = "last:3" if trained else "all"
+    expected = None if "schedule" in options else by_default
+    assert record_of(run)["config"]["unfreeze"] == expected
     assert not any("No --unfreeze given" in note for note in talk.notes)  # said when it began
     talk = CollectedTalk()
     plan = recipe.dry_run(finetune_config(None, **options), talk=talk)
     assert [row.stage for row in plan.rows if row.lr] == (trained or everything)
     told = any("No --unfreeze given: last:3 and the head are trained" in n for n in talk.notes)
     assert told is is_told
+
+
+def test_default_stages__of_a_network_with_few_of_them(resnet_file: Path) -> None:
+    """Three are all that there are before the head."""
+    backbone = create_backbone("timm/test_resnet", weights=str(resnet_file))
+    config = finetune_config(None)
+    for count, expected in ((4, "all"), (5, "last:3")):
+        short = replace(backbone, stages=backbone.stages[-count:])
+        chosen = with_default_stages(config, backbone=short, former=None, talk=CollectedTalk())
+        assert chosen.freezing.unfreeze == expected

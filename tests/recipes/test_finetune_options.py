@@ -25,6 +25,7 @@ from recipes.runs import (
 )
 from recipes.test_finetune_resume import interrupt
 from tlcli.config import TrainConfig
+from tlcli.engine import loop
 from tlcli.errors import ConfigError, InterruptedRunError, NonFiniteLossError
 from tlcli.recipes import classifier_training, lr_search
 from tlcli.recipes import finetune as recipe
@@ -345,6 +346,21 @@ def test_max_time__ends_while_the_frozen_part_is_computed(
     finetune(run, max_time="1h", resume=True, **options)
 
     assert results_of(run) == results_of(tmp_path / "whole")
+
+
+@pytest.mark.usefixtures("ticking")
+@pytest.mark.parametrize("budget", ["3s", "4s", "5s"])
+def test_max_time__saves_no_weights_that_are_not_finite(
+    tmp_path: Path, photos: Path, monkeypatch: pytest.MonkeyPatch, budget: str
+) -> None:
+    """Nor where the time is up while the next values are computed."""
+    monkeypatch.setattr(loop, "FINITE_CHECK_STEPS", 1000)
+    options = {**TIMED, "lr": 1e30, "trunk_cache": "off", "warmup_epochs": 0, "batch_size": 2}
+    with pytest.raises(NonFiniteLossError, match="is not finite in epoch 1, step "):
+        finetune(tmp_path / "run", data=photos, max_time=budget, **options)
+
+    tensors = torch.load(tmp_path / "run" / "checkpoints" / "last.pt")["model"].values()
+    assert all(tensor.isfinite().all() for tensor in tensors)
 
 
 def test_stopped__says_patience(tmp_path: Path, photos: Path) -> None:

@@ -7,7 +7,7 @@ from tlcli.recipes.trunk_choice import Demand, choose_tier, storage_dtype, views
 
 
 def demand(**changes: Any) -> Demand:
-    values = {"train": 100, "judged": 20, "epochs": 10, "views": 4, "row_bytes": 1000}
+    values = {"train": 100, "judged": 20, "tested": 0, "epochs": 10, "views": 4, "row_bytes": 1000}
     return Demand(**{**values, "trunk_share": 0.5, **changes})
 
 
@@ -15,6 +15,8 @@ def test_demand__counts_rows_uses_and_bytes() -> None:
     assert demand().rows == 100 * 4 + 20
     assert demand().uses == pytest.approx(120 * 10 / 420)
     assert demand().bytes == 420_000
+    assert demand(tested=30).rows == 450
+    assert demand(tested=30).uses == pytest.approx((120 * 10 + 30) / 450)
 
 
 @pytest.mark.parametrize(
@@ -34,10 +36,10 @@ def test_views_of(epochs: int, views: int | None, is_random: bool, expected: int
 @pytest.mark.parametrize(
     ("changes", "fits", "tier", "why"),
     [
-        ({}, True, "disk", "2.9 uses of each of 420 views, 0 MB"),
+        ({}, True, "disk", "2.9 uses of each of 420 views, 420 KB"),
         ({"epochs": 4}, True, "off", "nothing to gain from 1.1 uses of each of 420 views"),
         ({"trunk_share": 0.09}, True, "off", "the frozen part is 9 % of the arithmetic"),
-        ({}, False, "off", "0 MB do not fit --cache-limit 1GB or the disk"),
+        ({}, False, "off", "420 KB do not fit --cache-limit 1GB or the disk"),
     ],
 )
 def test_choose_tier__auto(changes: dict[str, Any], fits: bool, tier: str, why: str) -> None:

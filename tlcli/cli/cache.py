@@ -38,7 +38,8 @@ ExportOutputOpt = Annotated[
 
 @cache_app.command("list")
 def list_entries(json: o.JsonOpt = False) -> None:
-    """List what is kept, with sizes, last used first."""
+    """List what is kept, where and how large, last used first."""
+    from tlcli.data.cache_folder import cache_folder
     from tlcli.recipes import cache as recipe
 
     entries = recipe.list_cache()
@@ -48,12 +49,12 @@ def list_entries(json: o.JsonOpt = False) -> None:
         )
         return
     if not entries:
-        out.line("The cache is empty.")
+        out.line(f"The cache, {cache_folder()}, is empty.")
         return
     total = sum(entry.bytes for entry in entries)
     out.table(
-        f"{counted(len(entries), 'entry', 'entries')}, {total / 1e6:.1f} MB",
-        columns=["name", "kind", "state", "rows ", "MB ", "last used", "data"],
+        f"{counted(len(entries), 'entry', 'entries')}, {total / 1e6:.1f} MB in {cache_folder()}",
+        columns=["name", "kind", "state", "rows ", "MB ", "last used", "data, or what a row is"],
         rows=[
             [
                 entry.name,
@@ -62,7 +63,7 @@ def list_entries(json: o.JsonOpt = False) -> None:
                 f"{entry.rows:,}" if entry.rows else "-",
                 f"{entry.bytes / 1e6:.1f}",
                 datetime.datetime.fromtimestamp(entry.used).strftime("%Y-%m-%d %H:%M"),
-                entry.data or "-",
+                entry.data or entry.holds or "-",
             ]
             for entry in entries
         ],
@@ -71,7 +72,7 @@ def list_entries(json: o.JsonOpt = False) -> None:
 
 @cache_app.command("show")
 def show(store: StoreArg) -> None:
-    """Show what features were computed with, as JSON."""
+    """Show what an entry was computed with, as JSON."""
     from tlcli.recipes import cache as recipe
 
     out.document(recipe.show_store(store))
@@ -79,7 +80,7 @@ def show(store: StoreArg) -> None:
 
 @cache_app.command("clear")
 def clear(names: NamesArg = None, everything: AllOpt = False, json: o.JsonOpt = False) -> None:
-    """Delete entries; features are computed again when they are needed, heads in them are lost."""
+    """Delete entries. All is computed again when it is needed; heads in features are lost."""
     from tlcli.recipes import cache as recipe
 
     deleted = recipe.clear_cache(names or [], everything=everything)

@@ -53,7 +53,7 @@ def show_training(summary: Mapping[str, Any], *, as_json: bool) -> None:
     if trunk["hits"]:
         asked = trunk["hits"] + trunk["misses"]
         seconds = trunk["seconds"]["saved"]
-        saved = f", which saved about {seconds:.0f} s" if seconds else ""
+        saved = f"; to compute them takes about {seconds:.0f} s" if seconds else ""
         views = counted(asked, "view was", "views were")
         is_part_kept = any(phase["kept"] != "off" for phase in trunk["phases"])
         what = "Frozen part" if is_part_kept else "Images"

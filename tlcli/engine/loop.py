@@ -101,21 +101,21 @@ def train_one_epoch(
     state.model.train()
     recent: list[tuple[int, list[Tensor]]] = []
     num_images = 0
-    for batches in steps:
-        runtime.seed_step(state.epoch, state.step)
-        loss_sum, count = _step(task, state, batches, runtime=runtime, clip_grad=clip_grad)
-        num_images += count
-        state.loss_sums.append(loss_sum)
-        state.step += 1
-        recent.append((state.step, [batch.indices for batch in batches]))
-        if len(recent) == FINITE_CHECK_STEPS:
-            _check_finite(state, recent)
-            recent.clear()
-        try:
+    try:
+        for batches in steps:
+            runtime.seed_step(state.epoch, state.step)
+            loss_sum, count = _step(task, state, batches, runtime=runtime, clip_grad=clip_grad)
+            num_images += count
+            state.loss_sums.append(loss_sum)
+            state.step += 1
+            recent.append((state.step, [batch.indices for batch in batches]))
+            if len(recent) == FINITE_CHECK_STEPS:
+                _check_finite(state, recent)
+                recent.clear()
             check_stop()
-        except StopRequested:
-            _check_finite(state, recent)  # what is saved now must be worth going on from
-            raise
+    except StopRequested:  # here, or while the next batch was made
+        _check_finite(state, recent)  # what is saved now must be worth going on from
+        raise
     _check_finite(state, recent)
     sums = torch.stack(state.loss_sums)
     return float(sums[:, 0].sum() / sums[:, 1].sum()), num_images

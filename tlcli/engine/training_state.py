@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from pickle import UnpicklingError
@@ -16,11 +16,14 @@ from torch.optim.lr_scheduler import LRScheduler
 from torch.optim.swa_utils import AveragedModel
 
 from tlcli.errors import DataError
+from tlcli.models.frozen_proof import digests_of
 from tlcli.models.staged import StagedModel
 from tlcli.models.unfreezing import Phase, phase_of
-from tlcli.results.atomic import replacing
+from tlcli.results.atomic import machine_errors, replacing
 
 _FROZEN = "frozen-{}.pt"
+_AVERAGED = "module.network."
+"""Before the names of a network's tensors in the state of their averages."""
 
 
 @dataclass(kw_only=True)
@@ -70,7 +73,9 @@ class TrainingState:
     def save(self, path: Path, *, extra: dict[str, Any]) -> None:
         """Write everything, in whole or not at all.
 
-        What is frozen in a phase is written once, to a file beside `path`, not with every epoch.
+        What is frozen in a phase is written once, to a file beside `path` and before it, not with
+        every epoch; that of a former phase is deleted after it. A frozen tensor that moves against
+        all rules is put back by `load`.
 
         Args:
             path: Replaced only when the new file is complete.
@@ -86,7 +91,7 @@ class TrainingState:
             "frozen": frozen_path and frozen_path.name,
             "optimizer": self.optimizer.state_dict(),
             "scheduler": self.scheduler.state_dict(),
-            "ema": None if self.ema is None else self.ema.state_dict(),
+            "ema": None if self.ema is None else _without(frozen, self.ema.state_dict()),
             "scaler": self.scaler.state_dict(),
             "epoch": self.epoch,
             "step": self.step,
@@ -99,12 +104,22 @@ class TrainingState:
         }
         _write(path, values)
         for former in set(path.parent.glob(_FROZEN.format("*"))) - {frozen_path}:
-            former.unlink()
+            with machine_errors(former, action="delete"):
+                former.unlink(missing_ok=True)
 
     def _frozen_path(self, path: Path) -> Path:
         """Return where the frozen tensors belong: the name follows from what they hold."""
         digests = json.dumps(self.frozen_digests, sort_keys=True)
         return path.with_name(_FROZEN.format(hashlib.sha256(digests.encode()).hexdigest()[:16]))
+
+    def _read_frozen(self, path: Path, *, device: torch.device) -> dict[str, Tensor]:
+        frozen = _read(path, device=device)
+        if digests_of(frozen.items()) != self.frozen_digests:
+            raise DataError(
+                f"The checkpoint {path} is damaged: it does not hold what was frozen. Start the "
+                "run anew with --overwrite."
+            )
+        return frozen
 
     def load(self, path: Path, *, device: torch.device) -> dict[str, Any]:
         """Take up the state of a file that `save` wrote; return its `extra`.
@@ -122,19 +137,20 @@ class TrainingState:
         self.phase = values["phase"]
         if self.phase is not None:
             self._reopen(values["trained"], path=path)
-        weights = values["model"]
-        if values["frozen"]:
-            weights |= _read(path.with_name(values["frozen"]), device=device)
-        self.model.network.load_state_dict(weights)
+        self.frozen_digests = values["frozen_digests"]
+        frozen = {}
+        if values.get("frozen"):
+            frozen = self._read_frozen(path.with_name(values["frozen"]), device=device)
+        self.model.network.load_state_dict(values["model"] | frozen)
         self.optimizer.load_state_dict(values["optimizer"])
         self.scheduler.load_state_dict(values["scheduler"])
         self.scaler.load_state_dict(values["scaler"])
         if self.ema is not None:
-            self.ema.load_state_dict(values["ema"])
+            averages = {_AVERAGED + name: tensor for name, tensor in frozen.items()}
+            self.ema.load_state_dict(averages | values["ema"])
         self.epoch, self.step = values["epoch"], values["step"]
         self.loss_sums = [tensor.to(device) for tensor in values["loss_sums"]]
         self.rates = values["rates"]
-        self.frozen_digests = values["frozen_digests"]
         extra: dict[str, Any] = values["extra"]
         return extra
 
@@ -147,6 +163,16 @@ class TrainingState:
                 f"run's plan says {', '.join(planned)} at that epoch."
             )
         self.model.open_stages(planned)
+
+
+def _without(frozen: Mapping[str, Tensor], averages: dict[str, Any]) -> dict[str, Any]:
+    """Leave out of the state of averages those of frozen tensors, which equal them."""
+    same = {
+        _AVERAGED + name
+        for name, tensor in frozen.items()
+        if _AVERAGED + name in averages and torch.equal(averages[_AVERAGED + name], tensor)
+    }
+    return {name: value for name, value in averages.items() if name not in same}
 
 
 def _write(path: Path, values: dict[str, Any]) -> None:

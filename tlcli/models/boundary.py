@@ -53,7 +53,8 @@ class SplitNetwork:
     names: tuple[str, ...]
     """Of the values that cross the boundary, no two alike."""
     layers: tuple[str, ...]
-    """The last frozen layers that these values come through, by their names in the network."""
+    """The last frozen layers that each of these values comes from, by their names in the network;
+    with a plus between them where code joins several."""
     shapes: tuple[tuple[int, ...], ...]
     """Of these values, for one image."""
     formats: tuple[torch.memory_format, ...]
@@ -172,20 +173,24 @@ def _halves(network: nn.Module, graph: fx.Graph, *, example: Tensor) -> SplitNet
         trunk=trunk,
         tail=_tail(network, graph, sides, kinds=kinds),
         names=tuple(node.name for node in rows),
-        layers=tuple(dict.fromkeys(_last_layer(node) for node in rows)),
+        layers=tuple(" + ".join(_last_layers(node)) or node.name for node in rows),
         shapes=tuple(row.shape for row in rows.values()),
         formats=tuple(row.format for row in rows.values()),
     )
 
 
-def _last_layer(node: fx.Node) -> str:
-    """Return the name of the layer that a value comes from, perhaps through joining code."""
-    while node.op != "call_module":
-        inputs = [one for one in node.all_input_nodes if one.op != "get_attr"]
-        if not inputs or inputs[0].op == "placeholder":
-            return node.name
-        node = inputs[0]
-    return str(node.target)
+def _last_layers(node: fx.Node) -> list[str]:
+    """Return the names of the layers that a value comes from, perhaps through joining code."""
+    names: dict[str, None] = {}
+    seen, left = set[fx.Node](), [node]
+    while left:
+        one = left.pop()
+        if one.op == "call_module":
+            names[str(one.target)] = None
+        elif one not in seen:
+            left.extend(one.all_input_nodes)
+        seen.add(one)
+    return sorted(names)
 
 
 @dataclass(frozen=True)

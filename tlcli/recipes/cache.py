@@ -4,7 +4,7 @@ Nothing here loads torch, which would take longer than all the rest.
 """
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -35,9 +35,12 @@ class CacheEntry:
     kind: str
     """`features`, `trunk` (what a frozen part made of images), `images` (pixels) or `sample`."""
     state: str
-    """`finished`, `unfinished`, `damaged`, or `in use` by a process that runs."""
+    """`finished`, `unfinished`, `damaged`, or `in use` by a process that runs; `kept` where there
+    are as many rows as were ever asked for."""
     model: str | None
     data: str | None
+    holds: str | None = None
+    """What a row of a frozen part or of an image is."""
     rows: int
     bytes: int
     used: float
@@ -66,7 +69,20 @@ def list_cache() -> list[CacheEntry]:
 
 
 def show_store(text: str) -> dict[str, Any]:
-    """Return what is known of one folder of features: its key, its rows, its results."""
+    """Return what is known of one folder of features: its key, its rows, its results.
+
+    Of a frozen part or of images, key and rows.
+    """
+    for trunk in list_trunks():
+        if trunk.path.name == text:
+            store = StoreFolder(trunk.path)
+            return {
+                "schema_version": SCHEMA_VERSION,
+                "path": str(trunk.path),
+                "bytes": trunk.bytes,
+                "key": dict(store.manifest.key),
+                "rows": store.num_rows,
+            }
     path = find_finished_features(text)
     record = RunDirectory.open(path).read_record()
     return {
@@ -139,10 +155,11 @@ def _features_entry(path: Path) -> CacheEntry:
 
 
 def _trunk_entry(folder: TrunkFolder) -> CacheEntry:
-    state, model, rows = "finished", None, 0
+    state, model, rows, holds = "kept", None, 0, None
     try:
         store = StoreFolder(folder.path)
-        model, rows = str(store.manifest.key["model"]), store.num_rows
+        key = store.manifest.key
+        model, rows, holds = str(key["model"]), store.num_rows, _row_text(key)
     except DataError:
         state = "damaged"
     is_pixels = model == PIXELS
@@ -152,11 +169,20 @@ def _trunk_entry(folder: TrunkFolder) -> CacheEntry:
         state=IN_USE if folder.is_in_use else state,
         model=None if is_pixels else model,
         data=None,
+        holds=holds,
         rows=rows,
         bytes=folder.bytes,
         used=folder.used,
         path=str(folder.path),
     )
+
+
+def _row_text(key: Mapping[str, Any]) -> str:
+    """Return what a row is: of which values, of images of which size, in which dtype."""
+    values = ", ".join(key.get("values", []))
+    size = key.get("preprocessing", {}).get("input_size")
+    of = f"of {size[0]} x {size[1]}" if size else "whole pictures"
+    return " ".join(part for part in (values, of, str(key["dtype"])) if part)
 
 
 def _sample_entry(path: Path) -> CacheEntry:

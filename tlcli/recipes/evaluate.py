@@ -70,6 +70,7 @@ def run(config: EvaluateConfig, *, talk: Talk) -> Evaluation:
     Raises:
         TlcliError: For everything a user or the machine can get wrong; see `tlcli.errors`.
     """
+    runtime_of(config)  # before there are threads, and before anything is read
     if config.run is not None:
         folder = RunDirectory.open(head_run_of(Path(config.run).expanduser(), talk=talk))
         if folder.read_record().get("kind") == "detection":

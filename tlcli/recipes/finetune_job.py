@@ -165,7 +165,7 @@ def with_default_stages(
         return config
     if former:
         unfreeze = former.read_record()["config"]["unfreeze"]
-    elif backbone.weights.tag == NO_WEIGHTS or len(backbone.stages) <= _LAST_STAGES + 1:
+    elif not _has_learnt_stages(backbone) or len(backbone.stages) <= _LAST_STAGES + 1:
         unfreeze = DEFAULT_UNFREEZE
     else:
         unfreeze = f"last:{_LAST_STAGES}"
@@ -174,6 +174,12 @@ def with_default_stages(
             "pretrained; --unfreeze all trains everything."
         )
     return replace(config, freezing=replace(freezing, unfreeze=unfreeze))
+
+
+def _has_learnt_stages(backbone: Backbone) -> bool:
+    """Say whether the first stages know the pictures that they will be shown."""
+    is_adapted = bool(backbone.weights.adapted_layers) and backbone.preprocessing.channels > 1
+    return backbone.weights.tag != NO_WEIGHTS and not is_adapted
 
 
 def plan_job(

@@ -220,6 +220,7 @@ def _rows(
         limit=limit,
         option="--image-cache",
         remedy=_remedy(limits),
+        talk=talk,
     )
     rows = kept_rows(
         tier,
@@ -228,7 +229,7 @@ def _rows(
         room=room,
         dtype=torch.uint8,
         row_bytes=row_bytes,
-        expected=len(views),
+        expected=len(first_appearances(views.ids)),
         limit=limit,
         talk=talk,
     )

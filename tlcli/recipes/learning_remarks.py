@@ -17,7 +17,7 @@ _GAP = 1.1
 
 _UNFREEZE = (
     ", or, if pretrained features do not fit these pictures, train more of the network (--unfreeze "
-    "last:3, --schedule gradual:2)"
+    "all, --schedule gradual:2)"
 )
 
 

@@ -10,7 +10,7 @@ from typing import Literal
 import torch
 
 from tlcli.config.trunk import TrunkCache
-from tlcli.results.counted import counted
+from tlcli.results.counted import counted, size_text
 
 Tier = Literal["off", "ram", "disk"]
 
@@ -32,6 +32,8 @@ class Demand:
     """Train images."""
     judged: int
     """Images that are judged after every epoch."""
+    tested: int
+    """Images that are judged once, at the end."""
     epochs: int
     views: int
     """Of every train image over all epochs, at most one per epoch."""
@@ -43,12 +45,12 @@ class Demand:
     @property
     def rows(self) -> int:
         """Views that differ."""
-        return self.train * self.views + self.judged
+        return self.train * self.views + self.judged + self.tested
 
     @property
     def uses(self) -> float:
         """How often each of them is used, on average."""
-        return (self.train + self.judged) * self.epochs / self.rows
+        return ((self.train + self.judged) * self.epochs + self.tested) / self.rows
 
     @property
     def bytes(self) -> int:
@@ -107,7 +109,7 @@ def choose_tier(
         is_stored: Whether all values are in the cache already.
         limit: As the user wrote it.
     """
-    size = f"{demand.bytes / 1e6:,.0f} MB"
+    size = size_text(demand.bytes)
     what = f"{demand.uses:.1f} uses of each of {counted(demand.rows, 'view')}, {size}"
     if asked == "off":
         return Choice(tier="off", why="--trunk-cache off")

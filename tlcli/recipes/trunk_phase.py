@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from tlcli.config.trunk import TrunkCache
 from tlcli.data.augment import TrainTransform
 from tlcli.data.loaders import Inputs
+from tlcli.data.store.row_ids import first_appearances
 from tlcli.engine.extraction import ImageEmbedder, ViewReader
 from tlcli.engine.view_pass import TrunkValues, ViewPass, ViewSeconds
 from tlcli.models.boundary import (
@@ -174,9 +175,12 @@ class PhaseStart:
         config, phases = self.job.config, self.job.plan.phases
         starts = [*(phase.start for phase in phases), config.train.epochs]
         epochs = starts[number + 1] - starts[number]
+        table = self.images.table
+        is_tested = "test" in table.splits and number + 1 == len(phases)
         return Demand(
-            train=len(self.images.table.part("train")),
-            judged=len(self.images.table.part("val")),
+            train=len(table.part("train")),
+            judged=len(table.part("val")),
+            tested=len(table.part("test")) if is_tested else 0,
             epochs=epochs,
             views=views_of(epochs, views=config.trunk.views, is_random=self.images.is_random),
             row_bytes=row_bytes,
@@ -221,8 +225,15 @@ class PhaseStart:
     ) -> tuple[Choice, TrunkRows]:
         """Decide where values are kept."""
         options, limit = self.job.config.trunk, self.job.config.trunk.limit_bytes
-        wanted = self._all_views(demand.views) if asked in ("auto", "disk") else []
-        room = room_for(key, views=wanted, row_bytes=demand.row_bytes, limit=limit, option=option)
+        wanted = self._all_views(demand) if asked != "off" else []
+        room = room_for(
+            key,
+            views=wanted if asked != "ram" else [],
+            row_bytes=demand.row_bytes,
+            limit=limit,
+            option=option,
+            talk=self.talk,
+        )
         choice = choose_tier(
             asked,
             demand=demand,
@@ -239,17 +250,18 @@ class PhaseStart:
             room=room,
             dtype=dtype,
             row_bytes=demand.row_bytes,
-            expected=demand.rows,
+            expected=sum(len(first_appearances(one.ids)) for one in wanted),
             limit=limit,
             talk=self.talk,
         )
         return choice, rows
 
-    def _all_views(self, views: int) -> list[Views]:
+    def _all_views(self, demand: Demand) -> list[Views]:
         """Return all views that a phase keeps."""
-        count = range(len(self.images.table.part("train")))
-        train = [self.images.train([(row, view) for row in count]) for view in range(views)]
-        return [*train, self.images.plain("val")]
+        count = range(demand.train)
+        train = [self.images.train([(row, view) for row in count]) for view in range(demand.views)]
+        judged = ["val", "test"] if demand.tested else ["val"]
+        return [*train, *map(self.images.plain, judged)]
 
     def _trunk_pass(self, split: SplitNetwork) -> tuple[ViewPass, bool]:
         """Return what computes values, and whether BatchNorms are folded in it."""

@@ -15,10 +15,10 @@ import torchvision
 from tlcli.backbones.protocol import Backbone
 from tlcli.data.preprocessing import Preprocessing
 from tlcli.data.store.row_ids import first_appearances
-from tlcli.data.store.store_manifest import is_store
+from tlcli.data.store.store_manifest import is_store, read_manifest
 from tlcli.data.store.tensor_store import TensorStore, digest_of_key
 from tlcli.engine.runtime import Runtime
-from tlcli.errors import ConfigError, DataError
+from tlcli.errors import ConfigError, DataError, MachineError
 from tlcli.models.boundary import SplitNetwork
 from tlcli.models.frozen_proof import digests_of
 from tlcli.recipes.talk import Talk
@@ -127,21 +127,31 @@ def room_for(
     limit: int,
     option: str,
     remedy: str = "fewer --views",
+    talk: Talk,
 ) -> Room:
     """Say how much of some views is still to be stored, and whether that fits.
 
+    A store whose manifest is damaged is deleted first.
+
     Args:
         key: From `key_of_trunk`.
-        views: That will be asked for.
+        views: That will be asked for; none where nothing will be stored.
         row_bytes: Of one of them.
         limit: Bytes that all such stores may take.
         option: That asks for it.
         remedy: What makes less of it.
+        talk: Is told of a store that was deleted.
+
+    Raises:
+        DataError: If another run uses a damaged store.
+        MachineError: If the folder cannot be read.
     """
     path = _path_of(key)
+    if views:
+        _delete_damaged(path, option=option, talk=talk)
     missing = sum(len(first_appearances(one.ids)) for one in views) * row_bytes
     if is_store(path):
-        with suppress(DataError):  # damaged: what is computed again is not told apart here
+        with suppress(DataError):  # a damaged shard: what is computed again is not told apart here
             store = TensorStore.open(path)
             plans = [store.plan(one.ids, rows_per_shard=_ANY) for one in views]
             missing = sum(len(plan) for part in plans for plan in part) * row_bytes
@@ -170,7 +180,6 @@ def open_store(
 
     Raises:
         ConfigError: If there is no room.
-        DataError: If the store is damaged and another run uses it.
         MachineError: If the folder cannot be written to.
     """
     path = _path_of(key)
@@ -179,21 +188,33 @@ def open_store(
         raise ConfigError(
             f"{room.option} disk: {size_text(room.total)}{left} do not fit --cache-limit "
             f"({size_text(limit)}) or the disk of {path.parent}. Use {room.remedy}, a larger "
-            f"--cache-limit, or {room.option} off."
+            f"--cache-limit, 'tlcli cache clear', or {room.option} off."
         )
     for folder in make_room(room.missing, limit=limit, keep=path):
         talk.note(f"Deleted {folder.path} ({size_text(folder.bytes)}), not used for longest.")
-    try:
-        store = TensorStore.open_or_create(path, key=key)
-    except DataError:
-        if is_in_use(path):
-            raise
-        TensorStore.delete(path)
-        talk.warn(f"'{path}' was damaged, or made by another version of tlcli: computing it again.")
-        store = TensorStore.open_or_create(path, key=key)
+    store = TensorStore.open_or_create(path, key=key)
     for remark in store.remarks:
         talk.warn(remark)
     return store, begin_use(path)
+
+
+def _delete_damaged(path: Path, *, option: str, talk: Talk) -> None:
+    """Delete a store that nothing can be read from, unless the disk is to blame."""
+    if not is_store(path):
+        return
+    try:
+        read_manifest(path)
+    except DataError as error:
+        if isinstance(error.__cause__, OSError):
+            raise MachineError(f"'{path}' cannot be read now: {error.__cause__}.") from error
+        if is_in_use(path):
+            raise DataError(
+                f"'{path}' is damaged, and another run uses it: wait for its end, or use {option} "
+                "ram."
+            ) from error
+        TensorStore.delete(path)
+        reason = error.__cause__ or "another version of tlcli wrote it"
+        talk.warn(f"'{path}' was damaged ({reason}) and is begun anew.")
 
 
 def _path_of(key: Mapping[str, Any]) -> Path:

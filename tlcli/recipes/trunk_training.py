@@ -219,7 +219,7 @@ class TrunkTraining:
         kept = _KEPT[phase.choice.tier]
         if phase.choice.tier != "off":
             kept += f" in {_name(phase.dtype)}"
-        layers = ", ".join(phase.cut.split.layers)
+        layers = ", ".join(dict.fromkeys(phase.cut.split.layers))
         self._talk.note(f"Frozen part up to {layers}: {kept} ({phase.choice.why}).")
         if phase.images:
             self._talk.note(f"Images: {_KEPT[phase.images.tier]} ({phase.images.why}).")
