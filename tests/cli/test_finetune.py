@@ -182,7 +182,7 @@ def test_finetune__max_time_may_grow_on_resume(tlcli: Invoke, photos: Path) -> N
     same = tlcli(*words, "--resume")
     more = tlcli(*words, "--resume", "--max-time", "1h")
 
-    assert "The time is up (--max-time) after 0 epochs and 1 step." in short.stderr
+    assert "The time is up (--max-time) after 0 epochs and 0 steps." in short.stderr
     assert "stopped after its --max-time 0.000001s: give it more to go on" in same.stderr
-    assert "Going on after 0 epochs and 1 step of the next." in more.stderr
+    assert "Going on after 0 epochs and 0 steps of the next." in more.stderr
     assert (short.exit_code, same.exit_code, more.exit_code) == (0, 0, 0)

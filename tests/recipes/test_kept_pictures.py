@@ -274,7 +274,7 @@ def test_run__bad_picture_is_named_before_training(tmp_path: Path) -> None:
             {"image_cache": "disk", "cache_limit": "10KB"},
             ConfigError,
             r"--image-cache disk: 113 KB do not fit --cache-limit \(10 KB\) or the disk of .* "
-            r"Use fewer images \(--limit\), --augment flip, which .*, a larger --cache-limit, or",
+            r"Use fewer images \(--limit\), --augment flip, which .*, a larger --cache-limit, 'tl",
         ),
         (
             {"image_cache": "ram", "cache_limit": "10KB"},
