@@ -594,34 +594,34 @@ def test_dry_run__writes_nothing_and_needs_no_weights(
     ],
     ids=["pretrained", "asked for", "schedule", "adapted first layer", "random"],
 )
-def test_run__what_is_trained_where_nobody_says(
-    tmp_path: Path,
+def test_dry_run__what_is_trained_where_nobody_says(
     photos: Path,
     resnet_file: Path,
     options: dict[str, Any],
     trained: list[str] | None,
     is_told: bool,
 ) -> None:
-    run = tmp_path / "run"
     if options["weights"] == "file":
         options = {**options, "weights": resnet_file}
-    everything = [*BODY, "head"]
-    options = {**options, "data": photos, "epochs": 1}
+    talk = CollectedTalk()
+    plan = recipe.dry_run(finetune_config(None, data=photos, epochs=1, **options), talk=talk)
 
+    assert [row.stage for row in plan.rows if row.lr] == (trained or [*BODY, "head"])
+    told = any("No --unfreeze given: last:3 and the head are trained" in n for n in talk.notes)
+    assert told is is_told
+
+
+def test_run__default_stages_are_those_that_the_run_began_with(
+    tmp_path: Path, photos: Path, resnet_file: Path
+) -> None:
+    run, options = tmp_path / "run", {"data": photos, "weights": resnet_file, "epochs": 1}
     interrupt(run, at=(0, 1), **options)
     _, talk = finetune(run, resume=True, **options)
 
     (phase,) = record_of(run)["phases"]
-    assert phase["trained"] == (trained or everything)
-    by_default = "last:3" if trained else "all"
-    expected = None if "schedule" in options else by_default
-    assert record_of(run)["config"]["unfreeze"] == expected
+    assert phase["trained"] == ["layer2", "layer3", "layer4", "head"]
+    assert record_of(run)["config"]["unfreeze"] == "last:3"
     assert not any("No --unfreeze given" in note for note in talk.notes)  # said when it began
-    talk = CollectedTalk()
-    plan = recipe.dry_run(finetune_config(None, **options), talk=talk)
-    assert [row.stage for row in plan.rows if row.lr] == (trained or everything)
-    told = any("No --unfreeze given: last:3 and the head are trained" in n for n in talk.notes)
-    assert told is is_told
 
 
 def test_default_stages__of_a_network_with_few_of_them(resnet_file: Path) -> None:
