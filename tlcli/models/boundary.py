@@ -33,8 +33,7 @@ _FAILURES = (
     TypeError,
     ValueError,
 )
-"""What tracing, or running a half of a network that cannot be cut, raises; torch's
-`NotImplementedError` is a `RuntimeError`."""
+"""What tracing, or running a half of a network that cannot be cut, raises."""
 
 
 class NoBoundaryError(Exception):

@@ -206,7 +206,10 @@ def _delete_damaged(path: Path, *, option: str, talk: Talk) -> None:
         read_manifest(path)
     except DataError as error:
         if isinstance(error.__cause__, OSError):
-            raise MachineError(f"'{path}' cannot be read now: {error.__cause__}.") from error
+            raise MachineError(
+                f"'{path}' cannot be read ({error.__cause__}). Try again when the disk can be read, "
+                f"or use {option} ram."
+            ) from error
         if is_in_use(path):
             raise DataError(
                 f"'{path}' is damaged, and another run uses it: wait for its end, or use {option} "
