@@ -207,8 +207,8 @@ def _delete_damaged(path: Path, *, option: str, talk: Talk) -> None:
     except DataError as error:
         if isinstance(error.__cause__, OSError):
             raise MachineError(
-                f"'{path}' cannot be read ({error.__cause__}). Try again when the disk can be read, "
-                f"or use {option} ram."
+                f"'{path}' cannot be read ({error.__cause__}). Try again when the disk can be "
+                f"read, or use {option} ram."
             ) from error
         if is_in_use(path):
             raise DataError(
