@@ -45,6 +45,21 @@ def test_list__of_an_empty_cache(
     assert json.loads(tlcli("cache", "list", "--json").stdout)["entries"] == []
 
 
+def test_list__of_a_cache_that_is_a_file(
+    tlcli: Invoke, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("TLCLI_CACHE_DIR", str(tmp_path / "file"))
+
+    result = tlcli("cache", "list")
+
+    assert result.exit_code == 5
+    assert result.stderr == (
+        f"error: The cache folder '{tmp_path / 'file'}' is not a folder. Move what lies there, or "
+        "set TLCLI_CACHE_DIR to another place.\n"
+    )
+
+
 def test_show__is_one_document(tlcli: Invoke, name: str) -> None:
     document = json.loads(tlcli("cache", "show", name).stdout)
     assert document["key"]["model"] == "timm/test_vit"

@@ -153,7 +153,7 @@ def test_finetune__lr_is_a_number_or_a_word(tlcli: Invoke, photos: Path, tmp_pat
     assert "'fast' is neither a number nor 'auto'" in result.stderr
 
     (tmp_path / "auto.toml").write_text('lr = "auto"')
-    result = tlcli(*words, "--config", "auto.toml", "-o", "run")
+    result = tlcli(*words, "--config", "auto.toml", "-o", "run", "--dry-run")
     assert result.exit_code == 0, result.stderr
     assert "--lr auto: " in result.stderr
 
@@ -162,6 +162,7 @@ def test_finetune__lr_is_a_number_or_a_word(tlcli: Invoke, photos: Path, tmp_pat
     assert "'lr' must be a number or 'auto', not 'fast'" in result.stderr
 
 
+@pytest.mark.slow
 def test_finetune__lr_auto_goes_on_with_what_was_found(tlcli: Invoke, photos: Path) -> None:
     words = ("finetune", "-d", photos, *SMALL, "--unfreeze", "head")
     assert tlcli(*words, "--lr", "auto", "-o", "run").exit_code == 0

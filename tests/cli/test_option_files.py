@@ -241,6 +241,7 @@ def interrupted(run: Path) -> None:
     record.write_text(record.read_text().replace('"status": "finished"', '"status": "interrupted"'))
 
 
+@pytest.mark.slow
 def test_resume__same_command_where_rates_were_searched(
     tlcli: Invoke, tmp_path: Path, photos: Path
 ) -> None:

@@ -300,6 +300,7 @@ def test_max_time__counts_the_judgement_of_the_start(tmp_path: Path, photos: Pat
     assert not (tmp_path / "run" / "metrics.csv").exists()
 
 
+@pytest.mark.slow
 def test_max_time__counts_the_search_of_lr_auto(tmp_path: Path, photos: Path) -> None:
     """It takes far more than the budget, and is not cut short."""
     options = {"data": photos, "lr": "auto", "max_time": "0.01s", **AUTO}
@@ -398,6 +399,7 @@ def test_lr_auto__trains_as_with_the_rate_that_it_found(
     assert "lr_range" not in record_of(tmp_path / "given")
 
 
+@pytest.mark.slow
 def test_lr_auto__is_said_and_repeatable(tmp_path: Path, photos: Path, auto_run: Path) -> None:
     _, talk = finetune(tmp_path / "again", data=photos, lr="auto", mixup=0.2, **AUTO)
 
@@ -408,6 +410,7 @@ def test_lr_auto__is_said_and_repeatable(tmp_path: Path, photos: Path, auto_run:
     ).read_bytes()
 
 
+@pytest.mark.slow
 def test_lr_auto__resume_does_not_look_again(
     tmp_path: Path, photos: Path, auto_run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -461,6 +464,7 @@ def test_lr_auto__nothing_to_learn_is_told_and_the_default_used(tmp_path: Path) 
     assert record_of(tmp_path / "run")["config"]["lr"] == 1e-3
 
 
+@pytest.mark.slow
 def test_lr_auto__rate_of_the_backbone_that_is_given_stays(tmp_path: Path, photos: Path) -> None:
     finetune(tmp_path / "run", data=photos, lr="auto", backbone_lr=1e-5, **AUTO)
 
