@@ -6,7 +6,8 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torch import nn
+from torch import Tensor, nn
+from torch.nn import functional as F
 
 import tlcli
 from tlcli.engine.runtime import Runtime, choose_runtime, describe_environment
@@ -42,6 +43,20 @@ def test_choose_runtime__tiny_numbers_are_zero_in_every_thread() -> None:
     )
 
     assert done.stdout == "0 0\n"
+
+
+@pytest.mark.parametrize("channels_last", [True, False])
+def test_place_for_training__gradients_have_the_format_of_the_images(channels_last: bool) -> None:
+    norm = nn.BatchNorm2d(8)
+    found: list[Tensor] = []
+    runtime = on_cpu(channels_last=channels_last)
+
+    runtime.place_for_training(norm)
+    output = norm(runtime.images(torch.rand(4, 8, 3, 3)))
+    output.register_hook(found.append)
+    F.relu6(output).mean((2, 3)).square().sum().backward()
+
+    assert found[0].is_contiguous(memory_format=torch.channels_last) == channels_last
 
 
 @pytest.mark.usefixtures("no_gpu")

@@ -11,6 +11,7 @@ from torch.amp.grad_scaler import GradScaler
 
 from tlcli.engine.cpu_memory import keep_freed_memory
 from tlcli.errors import ConfigError, MachineError
+from tlcli.models.gradient_layout import keep_gradients_channels_last
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +39,12 @@ class Runtime:
         model.to(self.device)
         if self.channels_last:
             model.to(memory_format=torch.channels_last)
+
+    def place_for_training(self, model: nn.Module) -> None:
+        """Move a model, once, and let its backward pass keep to the memory format."""
+        self.place(model)
+        if self.channels_last and self.device.type == "cpu":
+            keep_gradients_channels_last(model)
 
     def images(self, images: Tensor) -> Tensor:
         """Move images (B, C, H, W) to the device, in the memory format of the model."""

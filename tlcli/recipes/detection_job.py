@@ -104,7 +104,7 @@ def prepare_detection(
     if start is not None:
         warn_of_seen_weights(RunDirectory(path=start), boxes.whole, talk=talk)
     model, plan = planned(detector, config, talk=talk)
-    runtime.place(model)
+    runtime.place_for_training(model)
     reader = BoxReader(
         table=boxes.table,
         batch_size=config.train.batch_size,

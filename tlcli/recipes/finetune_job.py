@@ -108,7 +108,7 @@ def prepare_job(config: FinetuneConfig, *, former: RunDirectory | None, talk: Ta
     if former is None:
         warn_of_frozen_input(plan, model=model, backbone=backbone, talk=talk)
         tell_of_channels(images.table, channels=backbone.preprocessing.channels, talk=talk)
-    runtime.place(model)
+    runtime.place_for_training(model)
     reader = BatchReader(
         table=images.table,
         preprocessing=backbone.preprocessing,
