@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from sklearn.datasets import load_digits
 
 from tlcli.data.cache_folder import cache_folder
 from tlcli.errors import DataError, MachineError
@@ -61,6 +60,8 @@ def _make(folder: Path) -> None:
 
 
 def _write_pngs(folder: Path) -> None:
+    from sklearn.datasets import load_digits  # takes a second
+
     digits = load_digits()
     pixels = np.rint(digits.images * (255 / 16)).astype(np.uint8)
     for digit in range(10):

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from sklearn.model_selection import StratifiedGroupKFold
 
 from tlcli.data.splits import grouped_rows, label_positions, seeded_generator, split_table
 from tlcli.data.stratified_parts import KEPT, stratified_folds, units_of
@@ -97,6 +96,8 @@ def _deal_images(rows: pd.DataFrame, *, folds: int, seed: int) -> npt.NDArray[np
 
 def _deal_groups(rows: pd.DataFrame, *, folds: int, seed: int) -> npt.NDArray[np.int64]:
     """Deal whole groups (scikit-learn's StratifiedGroupKFold) so that train keeps every class."""
+    from sklearn.model_selection import StratifiedGroupKFold  # takes a second
+
     groups, labels = grouped_rows(rows), rows["label"].to_numpy()
     open_rows = np.flatnonzero(~np.isin(groups, _only_groups(labels, groups)))
     _, codes = np.unique(labels[open_rows], return_inverse=True)

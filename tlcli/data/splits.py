@@ -9,7 +9,6 @@ from fractions import Fraction
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from sklearn.model_selection import StratifiedGroupKFold
 
 from tlcli.config.parts import MAX_SPLIT
 from tlcli.data.label_sets import label_matrix
@@ -241,6 +240,8 @@ def _choose_groups(
     The fraction is written as m / k, and m of k folds are taken in random order: the first fold
     always has the largest group. A fold that holds all that is left of a class is passed over.
     """
+    from sklearn.model_selection import StratifiedGroupKFold  # takes a second
+
     names, codes = np.unique(labels, return_inverse=True)
     largest_class = int(np.bincount(codes, minlength=len(names)).max())
     folds = min(_MAX_FOLDS, len(set(groups)), largest_class)

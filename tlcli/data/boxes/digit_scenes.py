@@ -11,7 +11,6 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
-from sklearn.datasets import load_digits
 
 from tlcli.data.cache_folder import cache_folder
 from tlcli.errors import DataError, MachineError
@@ -158,6 +157,8 @@ def _make(folder: Path) -> None:
 
 
 def _write(folder: Path) -> None:
+    from sklearn.datasets import load_digits  # takes a second
+
     digits = load_digits()
     pixels = np.rint(digits.images * (255 / 16)).astype(np.uint8)
     stamps = list(zip(digits.target.tolist(), pixels, strict=True))
