@@ -1,5 +1,6 @@
 """Rows in memory: refused before they are computed, and put together without a second copy."""
 
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -46,6 +47,11 @@ def numbers(requests: Sequence[ViewRequest]) -> Tensor:
     return torch.stack([torch.full((WIDTH,), float(str(r.path))) for r in requests])
 
 
+def slow_numbers(requests: Sequence[ViewRequest]) -> Tensor:
+    time.sleep(0.01)
+    return numbers(requests)
+
+
 def unreadable(requests: Sequence[ViewRequest]) -> Tensor:
     raise AssertionError(f"{len(requests)} images were read")
 
@@ -78,3 +84,19 @@ def test_kept_rows__memory_is_told_before_anything_is_read() -> None:
     rows.row_bytes = 1 << 50
     with pytest.raises(MachineError, match=r"GB do not fit the free memory \(.* GB\)\. Use --tr"):
         rows.prepare(views_of(8), label="")
+
+
+def test_kept_rows__know_what_they_saved() -> None:
+    rows, views = rows_of(read=slow_numbers, most_bytes=1000), views_of(8)
+    assert rows.counts.saved_seconds == 0
+    started = time.perf_counter()
+    rows.prepare(views.part(np.arange(4)), label="")
+    rows.prepare(views, label="")
+    spent = time.perf_counter() - started
+
+    for _ in range(3):
+        rows.take(views)
+
+    assert rows.counts.row_seconds is not None
+    assert 0.01 < rows.counts.row_seconds * 8 <= spent
+    assert rows.counts.saved_seconds == rows.counts.row_seconds * 16

@@ -294,7 +294,29 @@ def test_run__auto_tells_what_is_in_the_cache(
     finetune(tmp_path / "again", trunk_cache="disk", **common)
     assert trunk_of(tmp_path / "auto")["seconds"]["saved"] == 0
     assert trunk_of(tmp_path / "again")["misses"] == 0
-    assert trunk_of(tmp_path / "again")["seconds"]["saved"] is None
+
+
+def test_run__says_what_a_run_before_it_saved(
+    tmp_path: Path, photos: Path, resnet_file: Path
+) -> None:
+    common = {"data": photos, "weights": resnet_file, "unfreeze": "layer4", "epochs": 1}
+    options = {**common, "trunk_cache": "disk"}
+    finetune(tmp_path / "first", **options)
+    (store,) = list_trunks()
+    cost = json.loads((store.path / "cost.json").read_text())
+
+    finetune(tmp_path / "second", **options)
+
+    first, second = trunk_of(tmp_path / "first"), trunk_of(tmp_path / "second")
+    assert cost["rows"] == first["misses"] > 0
+    assert second["hits"] == first["hits"] + first["misses"]
+    expected = second["hits"] * cost["seconds"] / cost["rows"]
+    assert second["seconds"]["saved"] == pytest.approx(expected) != 0
+    (store.path / "cost.json").write_text("{")
+    finetune(tmp_path / "third", **options)
+    assert trunk_of(tmp_path / "third")["seconds"]["saved"] is None
+    finetune(tmp_path / "fourth", view_seed=1, **options)
+    assert trunk_of(tmp_path / "fourth")["seconds"]["saved"] > 0
 
 
 def test_run__oldest_store_makes_room(tmp_path: Path, photos: Path, resnet_file: Path) -> None:

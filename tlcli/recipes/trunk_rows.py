@@ -1,6 +1,7 @@
 """Values of images, by image and view: computed each time, or once and kept."""
 
 import itertools
+import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol
@@ -19,6 +20,7 @@ from tlcli.engine.cpu_memory import free_memory
 from tlcli.engine.extraction import Features, ViewRequest, joined, single_threaded_operators
 from tlcli.engine.view_pass import ValueBatch, ViewPass
 from tlcli.errors import MachineError
+from tlcli.recipes.row_costs import add_row_seconds, read_row_seconds
 from tlcli.recipes.talk import Talk
 from tlcli.recipes.trunk_places import PIXELS
 from tlcli.results.counted import size_text
@@ -56,11 +58,20 @@ class RowCounts:
     """How often one was computed."""
     bytes: int = 0
     """Of what was computed, as it is kept."""
+    row_seconds: float | None = None
+    """What computing a view took on average, here or in the run that kept it, where known."""
 
     @property
     def hits(self) -> int:
         """How often a view was asked for that needed not be computed."""
         return max(0, self.uses - self.misses)
+
+    @property
+    def saved_seconds(self) -> float | None:
+        """How long it would have taken to compute the hits; None where that is not known."""
+        if not self.hits:
+            return 0.0
+        return None if self.row_seconds is None else self.hits * self.row_seconds
 
 
 class TrunkRows(Protocol):
@@ -160,11 +171,15 @@ class KeptRows:
             return
         wanted = views.part(missing)
         self.check_room(len(wanted) * self.row_bytes)
+        started = time.perf_counter()
         computed = self.source.batches(wanted.requests)
         with single_threaded_operators():
             tracked = self.talk.track(computed, label=label, num_images=len(wanted))
             block = self._block(tracked, rows=len(wanted))
+        before = self.counts.misses * (self.counts.row_seconds or 0.0)
         self.counts.misses += len(wanted)
+        seconds = before + time.perf_counter() - started
+        self.counts.row_seconds = seconds / self.counts.misses
         self.counts.bytes += bytes_of(block)
         self._blocks.append(block)
         self._ids.append(wanted.ids)
@@ -229,8 +244,11 @@ class StoredTrunkRows:
     dtype: torch.dtype
     row_bytes: int
     talk: Talk
-    counts: RowCounts = field(default_factory=RowCounts)
+    counts: RowCounts = field(init=False)
     _reader: RowReader | None = None
+
+    def __post_init__(self) -> None:
+        self.counts = RowCounts(row_seconds=read_row_seconds(self.store.path))
 
     def prepare(self, views: Views, *, label: str) -> None:
         """Compute the values that are not stored yet, shard by shard.
@@ -251,6 +269,7 @@ class StoredTrunkRows:
     def _compute(self, plans: Sequence[ShardPlan], views: Views, *, label: str) -> None:
         if not plans:
             return
+        started = time.perf_counter()
         wanted = views.part(np.concatenate([plan.positions for plan in plans]))
         computed = self.source.batches(wanted.requests)
         with single_threaded_operators():
@@ -261,6 +280,9 @@ class StoredTrunkRows:
                 self.store.write(plan, joined(parts))
         self.counts.misses += len(wanted)
         self.counts.bytes += len(wanted) * self.row_bytes
+        seconds = time.perf_counter() - started
+        add_row_seconds(self.store.path, rows=len(wanted), seconds=seconds)
+        self.counts.row_seconds = read_row_seconds(self.store.path)
 
     def access(self, views: Views) -> RowsInStore:
         """Return access to single rows, those of views that are there."""

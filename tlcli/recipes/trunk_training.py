@@ -146,19 +146,17 @@ class TrunkTraining:
         """Return `trunk_cache` of `run.json`: what this sitting kept and why, and what it cost.
 
         Seconds of decoding and of trunks are those of all threads together, and nought where the
-        whole network is shown files. What was saved follows from the views that were computed;
-        None where none was.
+        whole network is shown files. What was saved follows from the views that were computed,
+        by this run or by those that kept them; None where that is not known.
         """
-        threads, computed = self._images.threads, self._seconds
-        hits = sum(counts.hits for counts in self._counts)
-        saved = None
-        if computed.images:
-            saved = hits * (computed.decode + computed.trunk) / threads / computed.images
+        saved = [counts.saved_seconds for counts in self._counts]
+        known = [seconds for seconds in saved if seconds is not None]
+        total = sum(known) if len(known) == len(saved) else None
         return {
-            "hits": hits,
+            "hits": sum(counts.hits for counts in self._counts),
             "misses": sum(counts.misses for counts in self._counts),
             "bytes": sum(counts.bytes for counts in self._counts),
-            "seconds": {**asdict(computed), "saved": saved},
+            "seconds": {**asdict(self._seconds), "saved": total},
             "phases": self._notes,
         }
 
