@@ -45,19 +45,21 @@ def test_list__of_an_empty_cache(
     assert json.loads(tlcli("cache", "list", "--json").stdout)["entries"] == []
 
 
+@pytest.mark.parametrize("place", ["file", "file/below"])
 def test_list__of_a_cache_that_is_a_file(
-    tlcli: Invoke, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tlcli: Invoke, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str
 ) -> None:
     (tmp_path / "file").touch()
-    monkeypatch.setenv("TLCLI_CACHE_DIR", str(tmp_path / "file"))
+    monkeypatch.setenv("TLCLI_CACHE_DIR", str(tmp_path / place))
 
     result = tlcli("cache", "list")
 
     assert result.exit_code == 5
     assert result.stderr == (
-        f"error: The cache folder '{tmp_path / 'file'}' is not a folder. Move what lies there, or "
-        "set TLCLI_CACHE_DIR to another place.\n"
+        f"error: The cache cannot lie in '{tmp_path / place}': '{tmp_path / 'file'}' is not a "
+        "folder. Move what lies there, or set TLCLI_CACHE_DIR to another place.\n"
     )
+    assert "timm/tf_efficientnet_lite0" in tlcli("models", "list", "*lite0").stdout
 
 
 def test_show__is_one_document(tlcli: Invoke, name: str) -> None:

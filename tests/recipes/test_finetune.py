@@ -9,8 +9,10 @@ from typing import Any
 import pytest
 import safetensors.torch
 import torch
+from torch import nn
 from toy import CollectedTalk, make_image_folder, make_split_folders
 
+from recipes.box_runs import detect_config, make_box_folder
 from recipes.runs import (
     evaluate,
     finetune,
@@ -34,7 +36,8 @@ from tlcli.errors import (
 )
 from tlcli.models.saved_model import load_network
 from tlcli.recipes import finetune as recipe
-from tlcli.recipes.finetune_job import with_default_stages
+from tlcli.recipes.detection_job import prepare_detection
+from tlcli.recipes.finetune_job import prepare_job, with_default_stages
 
 SCHEDULE = "0:head,1:layer4,2:all"
 BODY = ["conv1.0", "conv1.3", "conv1.6", "layer1", "layer2", "layer3", "layer4"]
@@ -42,6 +45,25 @@ BODY = ["conv1.0", "conv1.3", "conv1.6", "layer1", "layer2", "layer3", "layer4"]
 
 def files_in(folder: Path) -> set[str]:
     return {str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file()}
+
+
+@pytest.mark.parametrize("channels_last", [True, False])
+def test_prepare__gradients_keep_the_format_of_the_images(
+    tmp_path: Path, photos: Path, channels_last: bool
+) -> None:
+    """Without it, the last BatchNorm takes a quarter of a step; see `gradient_layout`."""
+    common = {"channels_last": channels_last, "weights": "none"}
+    boxes = make_box_folder(tmp_path / "boxes", counts={"train": 2, "val": 2})
+    config = finetune_config(None, data=photos, model="timm/test_efficientnet", **common)
+    network = prepare_job(config, former=None, talk=CollectedTalk()).model.network
+    detector = prepare_detection(
+        detect_config(None, data=boxes, **common), former=None, talk=CollectedTalk()
+    ).model.network
+
+    for part in (network, detector):
+        norms = [module for module in part.modules() if isinstance(module, nn.BatchNorm2d)]
+        assert [len(norm._forward_hooks) for norm in norms] == [int(channels_last)] * len(norms)
+        assert norms
 
 
 def test_run__folder_holds_what_the_design_says_and_no_more(scheduled_run: Path) -> None:

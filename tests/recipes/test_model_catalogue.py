@@ -210,6 +210,16 @@ def test_load_catalogue__second_call_loads_no_library(tmp_path: Path) -> None:
     assert second == [first[0], "False", "False"]
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["finetune", "detect_finetune", "evaluate"])
+def test_recipes__scikit_learn_is_loaded_only_where_it_is_used(name: str) -> None:
+    """It takes a second and a half; these recipes need it to draw a split, if at all."""
+    code = f"import sys, tlcli.recipes.{name}; print('sklearn' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+
+    assert done.stdout == "False\n"
+
+
 @pytest.mark.parametrize("text", ["", "{", '{"models": [{"name": "x"}]}', "[]"])
 def test_load_catalogue__damaged_file_is_made_anew(
     text: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path

@@ -1,8 +1,9 @@
 """Rows in memory: refused before they are computed, and put together without a second copy."""
 
-import time
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,8 @@ from toy import CollectedTalk
 from tlcli.engine.extraction import ViewRequest
 from tlcli.engine.view_pass import ViewPass
 from tlcli.errors import MachineError
+from tlcli.recipes import trunk_rows
+from tlcli.recipes.row_costs import add_row_seconds, read_row_seconds
 from tlcli.recipes.trunk_rows import KeptRows, Views
 
 WIDTH = 6
@@ -45,11 +48,6 @@ def rows_of(*, read: Any, most_bytes: int) -> KeptRows:
 
 def numbers(requests: Sequence[ViewRequest]) -> Tensor:
     return torch.stack([torch.full((WIDTH,), float(str(r.path))) for r in requests])
-
-
-def slow_numbers(requests: Sequence[ViewRequest]) -> Tensor:
-    time.sleep(0.01)
-    return numbers(requests)
 
 
 def unreadable(requests: Sequence[ViewRequest]) -> Tensor:
@@ -86,17 +84,35 @@ def test_kept_rows__memory_is_told_before_anything_is_read() -> None:
         rows.prepare(views_of(8), label="")
 
 
-def test_kept_rows__know_what_they_saved() -> None:
-    rows, views = rows_of(read=slow_numbers, most_bytes=1000), views_of(8)
+def test_kept_rows__know_what_they_saved(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = itertools.accumulate(itertools.cycle([1.0, 2.0]))  # two seconds in, one between
+    monkeypatch.setattr(trunk_rows, "time", SimpleNamespace(perf_counter=clock.__next__))
+    rows, views = rows_of(read=numbers, most_bytes=1000), views_of(8)
     assert rows.counts.saved_seconds == 0
-    started = time.perf_counter()
     rows.prepare(views.part(np.arange(4)), label="")
     rows.prepare(views, label="")
-    spent = time.perf_counter() - started
 
     for _ in range(3):
         rows.take(views)
 
-    assert rows.counts.row_seconds is not None
-    assert 0.01 < rows.counts.row_seconds * 8 <= spent
-    assert rows.counts.saved_seconds == rows.counts.row_seconds * 16
+    assert rows.counts.row_seconds == 4 / 8
+    assert rows.counts.saved_seconds == 16 * 4 / 8
+
+
+@pytest.mark.parametrize(
+    "text", ["{", "[]", '{"rows": 1e400, "seconds": 1}', '{"rows": 2, "seconds": NaN}', "[" * 5000]
+)
+def test_row_seconds__damaged_file_says_nothing(tmp_path: Path, text: str) -> None:
+    (tmp_path / "cost.json").write_text(text)
+    assert read_row_seconds(tmp_path) is None
+
+    assert add_row_seconds(tmp_path, rows=4, seconds=1.0) == 0.25
+    assert add_row_seconds(tmp_path, rows=1, seconds=1.5) == 0.5
+    assert read_row_seconds(tmp_path) == 0.5
+
+
+def test_row_seconds__disk_that_refuses_ends_no_run(tmp_path: Path) -> None:
+    (tmp_path / "cost.json").mkdir()
+
+    assert add_row_seconds(tmp_path, rows=4, seconds=1.0) == 0.25
+    assert read_row_seconds(tmp_path) is None

@@ -3,6 +3,7 @@
 Nothing here loads torch, which would take longer than all the rest.
 """
 
+import os
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -13,7 +14,7 @@ from tlcli.data.boxes.digit_scenes import is_scene_folder
 from tlcli.data.cache_folder import cache_folder
 from tlcli.data.digits import is_sample_folder
 from tlcli.data.store.store_folder import StoreFolder, items_path
-from tlcli.errors import ConfigError, DataError
+from tlcli.errors import ConfigError, DataError, MachineError
 from tlcli.recipes.feature_places import (
     cached_features_root,
     find_finished_features,
@@ -53,7 +54,12 @@ class CacheEntry:
 
 
 def list_cache() -> list[CacheEntry]:
-    """Return everything that `tlcli` keeps in its cache folder, last used first."""
+    """Return everything that `tlcli` keeps in its cache folder, last used first.
+
+    Raises:
+        MachineError: If something that is no folder lies there, or above it.
+    """
+    _check_folder(cache_folder())
     stores = [path for path in _folders(cached_features_root()) if holds_features(path)]
     samples = [
         path
@@ -66,6 +72,15 @@ def list_cache() -> list[CacheEntry]:
         *map(_sample_entry, samples),
     ]
     return sorted(entries, key=lambda entry: -entry.used)
+
+
+def _check_folder(folder: Path) -> None:
+    there = next(path for path in (folder, *folder.absolute().parents) if os.path.lexists(path))
+    if not there.is_dir():
+        raise MachineError(
+            f"The cache cannot lie in '{folder}': '{there}' is not a folder. Move what lies there, "
+            "or set TLCLI_CACHE_DIR to another place."
+        )
 
 
 def show_store(text: str) -> dict[str, Any]:

@@ -278,11 +278,13 @@ class StoredTrunkRows:
                 batches = itertools.islice(tracked, -(-len(plan) // self.source.batch_size))
                 parts = [_cast(batch.values, self.dtype) for batch in batches]
                 self.store.write(plan, joined(parts))
+                written = time.perf_counter()
+                self.counts.row_seconds = add_row_seconds(
+                    self.store.path, rows=len(plan), seconds=written - started
+                )
+                started = written
         self.counts.misses += len(wanted)
         self.counts.bytes += len(wanted) * self.row_bytes
-        seconds = time.perf_counter() - started
-        add_row_seconds(self.store.path, rows=len(wanted), seconds=seconds)
-        self.counts.row_seconds = read_row_seconds(self.store.path)
 
     def access(self, views: Views) -> RowsInStore:
         """Return access to single rows, those of views that are there."""
