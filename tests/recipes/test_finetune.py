@@ -66,6 +66,36 @@ def test_prepare__gradients_keep_the_format_of_the_images(
         assert norms
 
 
+@pytest.mark.parametrize(
+    ("unfreeze", "is_safe"), [("all", False), ("stem", False), ("last:1", True), ("head", True)]
+)
+def test_prepare__network_that_cannot_be_trained_in_channels_last(
+    photos: Path, unfreeze: str, is_safe: bool
+) -> None:
+    """PyTorch writes beyond its memory there; a 1x1 convolution with a stride sees the images."""
+    options = {"model": "timm/mobileone_s0", "weights": "none", "unfreeze": unfreeze}
+    talk = CollectedTalk()
+    job = prepare_job(finetune_config(None, data=photos, **options), former=None, talk=talk)
+
+    assert job.runtime.channels_last == is_safe
+    weight = next(p for p in job.model.network.parameters() if p.ndim == 4 and p.shape[-1] == 3)
+    assert weight.is_contiguous() != is_safe
+    note = (
+        "Memory format: not channels-last, in which PyTorch crashes on the CPU when "
+        "'stem.conv_scale.conv' is trained."
+    )
+    assert (note in talk.notes) != is_safe
+
+
+@pytest.mark.slow
+def test_run__network_that_cannot_be_trained_in_channels_last(tmp_path: Path, photos: Path) -> None:
+    options = {"model": "timm/mobileone_s0", "weights": "none", "unfreeze": "all", "epochs": 2}
+    summary, _ = finetune(tmp_path / "run", data=photos, **options)
+
+    assert summary["frozen"]["changed"] == 0
+    assert len(metrics_of(tmp_path / "run")) == 2
+
+
 def test_run__folder_holds_what_the_design_says_and_no_more(scheduled_run: Path) -> None:
     of_split = {
         "metrics.json",

@@ -23,6 +23,7 @@ from tlcli.models.staged import StagedModel
 from tlcli.recipes.batch_reader import default_workers
 from tlcli.recipes.box_data import BoxReader, RunBoxes, load_run_boxes, require_box_parts
 from tlcli.recipes.finetune_job import check_unchanged, warn_of_holes
+from tlcli.recipes.memory_format import place_for_training
 from tlcli.recipes.seen_images import warn_of_seen_weights
 from tlcli.recipes.talk import Talk
 from tlcli.recipes.training_plan import TrainingPlan, decided_options, plan_training
@@ -104,7 +105,7 @@ def prepare_detection(
     if start is not None:
         warn_of_seen_weights(RunDirectory(path=start), boxes.whole, talk=talk)
     model, plan = planned(detector, config, talk=talk)
-    runtime.place_for_training(model)
+    runtime = place_for_training(runtime, model, phases=plan.phases, talk=talk)
     reader = BoxReader(
         table=boxes.table,
         batch_size=config.train.batch_size,

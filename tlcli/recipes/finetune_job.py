@@ -32,6 +32,7 @@ from tlcli.recipes.image_data import (
     require_parts,
     tell_of_channels,
 )
+from tlcli.recipes.memory_format import place_for_training
 from tlcli.recipes.seen_images import check_held_out
 from tlcli.recipes.talk import Talk
 from tlcli.recipes.training_plan import (
@@ -108,7 +109,7 @@ def prepare_job(config: FinetuneConfig, *, former: RunDirectory | None, talk: Ta
     if former is None:
         warn_of_frozen_input(plan, model=model, backbone=backbone, talk=talk)
         tell_of_channels(images.table, channels=backbone.preprocessing.channels, talk=talk)
-    runtime.place_for_training(model)
+    runtime = place_for_training(runtime, model, phases=plan.phases, talk=talk)
     reader = BatchReader(
         table=images.table,
         preprocessing=backbone.preprocessing,
