@@ -45,6 +45,21 @@ def test_choose_runtime__tiny_numbers_are_zero_in_every_thread() -> None:
     assert done.stdout == "0 0\n"
 
 
+def test_place__converts_what_has_four_dimensions() -> None:
+    """LambdaNetworks have 3D convolutions, at which PyTorch's own conversion stops."""
+    network = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Conv3d(1, 4, (3, 3, 1)), nn.Linear(4, 2))
+    network.register_buffer("map", torch.rand(1, 3, 4, 4))
+    kept = {name: (id(tensor), tensor.clone()) for name, tensor in network.named_parameters()}
+
+    on_cpu(channels_last=True).place(network)
+
+    assert network[0].weight.is_contiguous(memory_format=torch.channels_last)
+    assert network.map.is_contiguous(memory_format=torch.channels_last)
+    assert network[1].weight.is_contiguous()
+    for name, parameter in network.named_parameters():
+        assert (id(parameter), parameter.tolist()) == (kept[name][0], kept[name][1].tolist())
+
+
 @pytest.mark.parametrize("channels_last", [True, False])
 def test_place_for_training__gradients_have_the_format_of_the_images(channels_last: bool) -> None:
     norm = nn.BatchNorm2d(8)

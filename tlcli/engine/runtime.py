@@ -2,6 +2,7 @@
 
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -37,8 +38,11 @@ class Runtime:
     def place(self, model: nn.Module) -> None:
         """Move a model to the device, in the memory format of the images."""
         model.to(self.device)
-        if self.channels_last:
-            model.to(memory_format=torch.channels_last)
+        if not self.channels_last:
+            return
+        for tensor in chain(model.parameters(), model.buffers()):
+            if tensor.ndim == 4:  # as Module.to does, but for kernels of 3D convolutions too
+                tensor.data = tensor.data.contiguous(memory_format=torch.channels_last)
 
     def place_for_training(self, model: nn.Module) -> None:
         """Move a model, once, and let its backward pass keep to the memory format."""
