@@ -1,11 +1,14 @@
 """`python -m tlcli`, which torchrun needs, and the `tlcli` command."""
 
-from tlcli.cli.app import app
+from tlcli.cli.app import app, flush_stdout
 
 
 def main() -> None:
     """Run the command line."""
-    app(prog_name="tlcli")
+    try:
+        app(prog_name="tlcli")
+    finally:
+        flush_stdout()
 
 
 if __name__ == "__main__":

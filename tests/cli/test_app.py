@@ -239,12 +239,24 @@ def test_debug__shows_a_traceback(shell: Shell) -> None:
 
 
 @pytest.mark.parametrize(
-    "line", ["tlcli models list | head -1", "tlcli models list --names --limit 1 | true"]
+    "line",
+    [
+        "tlcli models list | head -1",
+        "tlcli models list --names --limit 1 | true",
+        "tlcli --version | true",
+    ],
 )
 def test_pipe__reader_that_went_away_is_no_error(shell: Shell, line: str) -> None:
     done = shell(f"set -o pipefail; {line}")
 
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_output__that_cannot_be_written_is_an_error(shell: Shell) -> None:
+    done = shell("ulimit -f 0; tlcli --version > version.txt")
+
+    assert done.returncode == 5
+    assert done.stderr == "error: Cannot write the output: File too large.\n"
 
 
 def test_completion__of_bash(shell: Shell) -> None:

@@ -35,3 +35,17 @@ def test_sweep__sees_what_is_wrong(sweep: ModuleType, monkeypatch: pytest.Monkey
     assert sweep.problems_of("timm/test_resnet") == []
     monkeypatch.setattr(sweep, "replace_heads", lambda *_, **__: None)
     assert sweep.problems_of("timm/test_resnet")[0].startswith("head: logits have the shapes")
+
+
+@pytest.mark.sweep
+def test_every_family__trains_in_its_memory_format() -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(ROOT / "benchmarks")  # it shares code with the other
+        training = load_script(ROOT / "benchmarks" / "sweep_training.py")
+    names = [name for name in training.smallest_of_each_family() if training.is_small(name)]
+    assert len(names) > 70
+
+    found = {name: end for name in names if (end := training.end_of(name, is_plain=False))}
+
+    assert found == {}
+    assert training.end_of("timm/repvgg_a0", is_plain=True).startswith("SIG")

@@ -68,6 +68,22 @@ def _as_known(error: Exception) -> TlcliError | None:
     return None
 
 
+def flush_stdout() -> None:
+    """Write what is left in the buffer; a reader that has gone is no error.
+
+    Raises:
+        SystemExit: If the disk refuses.
+    """
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        _close_stdout()
+    except OSError as error:
+        _close_stdout()
+        output.error(f"Cannot write the output: {error.strerror or error}.")
+        raise SystemExit(MachineError.exit_code) from None
+
+
 def _close_stdout() -> None:
     """Let the interpreter exit quietly when the reader of our output has gone (`| head`)."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
