@@ -29,7 +29,7 @@ from tlcli.models.unfreezing import Phase
 from tlcli.recipes.memory_format import place_for_training
 from tlcli.results.records import EpochReport
 
-MOST_SECONDS = 120
+MOST_SECONDS = 600
 B = TypeVar("B", bound=Batch)
 
 
