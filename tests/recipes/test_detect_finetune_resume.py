@@ -115,6 +115,7 @@ def test_max_time__stops_and_goes_on_as_if_it_never_had(tmp_path: Path, data: Pa
     assert record_of(tmp_path / "run")["stopped"] is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ema", [0.0, 0.5])
 def test_max_time__signal_in_the_judgement_spoils_no_checkpoint(
     tmp_path: Path, data: Path, ema: float, monkeypatch: pytest.MonkeyPatch

@@ -379,6 +379,7 @@ def auto_run(tmp_path_factory: pytest.TempPathFactory, photos: Path) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_lr_auto__trains_as_with_the_rate_that_it_found(
     tmp_path: Path, photos: Path, auto_run: Path
 ) -> None:

@@ -96,7 +96,8 @@ def with_reading(patch: pytest.MonkeyPatch, before: Callable[[], object]) -> Non
     patch.setattr(PackedPictures, "__call__", reading)
 
 
-@pytest.mark.parametrize("tier", [pytest.param("ram", marks=pytest.mark.slow), "disk"])
+@pytest.mark.slow
+@pytest.mark.parametrize("tier", ["ram", "disk"])
 def test_run__pictures_that_are_small_already_change_nothing(tmp_path: Path, tier: str) -> None:
     data = make_box_folder(tmp_path / "scenes", counts=COUNTS, size=(60, 48))
     shutil.copy(data / "train/0.png", data / "train/1.png")

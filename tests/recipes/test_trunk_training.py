@@ -488,7 +488,8 @@ def test_run__another_seed_finds_the_views_another_view_seed_does_not(
     assert len(set(losses)) == 3
 
 
-@pytest.mark.parametrize("tier", ["ram", pytest.param("disk", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("tier", ["ram", "disk"])
 def test_image_cache__serves_a_frozen_part_that_is_not_kept(
     tmp_path: Path, photos: Path, resnet_file: Path, tier: str
 ) -> None:
