@@ -48,4 +48,6 @@ def test_every_family__trains_in_its_memory_format() -> None:
     found = {name: end for name in names if (end := training.end_of(name, is_plain=False))}
 
     assert found == {}
-    assert training.end_of("timm/repvgg_a0", is_plain=True).startswith("SIG")
+    unsafe = ("timm/fastvit_t8", "timm/gernet_s", "timm/mobileone_s0")
+    ends = [training.end_of(name, is_plain=True) for name in unsafe]
+    assert any(end.startswith("SIG") for end in ends)  # not every damage is tripped over
